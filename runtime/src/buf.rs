@@ -1,0 +1,414 @@
+//! Buffers at stable addresses that come back to their pool by themselves.
+//!
+//! A [`Buf`] is unique and writable; [`Buf::share`] turns it into a [`SharedBuf`], read-only and
+//! cheap to clone and to slice. Whoever drops the last handle returns the memory to its
+//! [`BufPool`], so the steady state allocates nothing.
+//!
+//! **Stable address invariant.** The bytes of a buffer live on the heap, behind two pointers, and
+//! move neither when the handle moves nor when it is shared. They are initialised from the first
+//! moment. The memory is freed or handed out again only after every handle is gone; that is why an
+//! operation in flight keeps a handle (see `reactor.rs`), and why nothing else has to be
+//! remembered about buffers.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::ops::{Deref, DerefMut, Range};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// A bounded set of equally long buffers. Cloning gives another handle to the same pool.
+#[derive(Clone)]
+pub struct BufPool {
+    pool: Rc<Pool>,
+}
+
+struct Pool {
+    buf_len: usize,
+    /// How many buffers may be out at once.
+    limit: usize,
+    free: RefCell<Vec<Rc<Slot>>>,
+    /// Buffers handed out and not yet returned: `out <= limit`.
+    out: Cell<usize>,
+    waiting: RefCell<Vec<Waiting>>,
+}
+
+struct Waiting {
+    /// Wake when so many buffers can be taken.
+    wanted: usize,
+    waker: Waker,
+}
+
+struct Slot {
+    data: Box<[u8]>,
+}
+
+impl BufPool {
+    /// A pool of at most `limit` buffers of `buf_len` bytes each. Allocates when first needed.
+    ///
+    /// # Panics
+    /// When `buf_len` does not fit an `u32`: a longer datagram or frame does not exist.
+    pub fn new(buf_len: usize, limit: usize) -> Self {
+        assert!(
+            u32::try_from(buf_len).is_ok(),
+            "a buffer of {buf_len} bytes is too long"
+        );
+        let pool = Pool {
+            buf_len,
+            limit,
+            free: RefCell::default(),
+            out: Cell::new(0),
+            waiting: RefCell::default(),
+        };
+        Self {
+            pool: Rc::new(pool),
+        }
+    }
+
+    /// A buffer, empty and writable up to its capacity; `None` when all are out.
+    pub fn take(&self) -> Option<Buf> {
+        let pool = &self.pool;
+        if pool.out.get() == pool.limit {
+            return None;
+        }
+        pool.out.set(pool.out.get() + 1);
+        let slot = pool
+            .free
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| Slot::new(pool.buf_len));
+        Some(Buf {
+            slot: Some(slot),
+            pool: Some(Rc::clone(pool)),
+            len: 0,
+        })
+    }
+
+    /// A buffer for at least `len` bytes: pooled if that fits, else allocated for this use alone.
+    /// `None` when all pooled buffers are out.
+    pub fn take_for(&self, len: usize) -> Option<Buf> {
+        if len <= self.pool.buf_len {
+            self.take()
+        } else {
+            Some(Buf::with_capacity(len))
+        }
+    }
+
+    /// How many buffers can be taken now.
+    pub fn available(&self) -> usize {
+        self.pool.limit - self.pool.out.get()
+    }
+
+    /// The length of each buffer, in bytes.
+    pub fn buf_len(&self) -> usize {
+        self.pool.buf_len
+    }
+
+    /// How many buffers may be out at once.
+    pub fn limit(&self) -> usize {
+        self.pool.limit
+    }
+
+    /// Ready once `wanted` buffers (at most the pool's limit) can be taken; else the task is woken
+    /// when that is so.
+    pub(crate) fn poll_available(&self, wanted: usize, cx: &Context<'_>) -> Poll<()> {
+        let wanted = wanted.min(self.pool.limit);
+        if self.available() >= wanted {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.pool.waiting.borrow_mut();
+        if !waiting
+            .iter()
+            .any(|w| w.wanted == wanted && w.waker.will_wake(cx.waker()))
+        {
+            waiting.push(Waiting {
+                wanted,
+                waker: cx.waker().clone(),
+            });
+        }
+        Poll::Pending
+    }
+}
+
+impl Pool {
+    fn put(&self, slot: Rc<Slot>) {
+        debug_assert_eq!(slot.data.len(), self.buf_len);
+        self.out.set(self.out.get() - 1);
+        self.free.borrow_mut().push(slot);
+        if !self.waiting.borrow().is_empty() {
+            self.wake_waiting();
+        }
+    }
+
+    #[cold]
+    fn wake_waiting(&self) {
+        let available = self.limit - self.out.get();
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        let (ready, mut still): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|w| w.wanted <= available);
+        self.waiting.borrow_mut().append(&mut still);
+        // No borrow is live: a waker may run anything.
+        for waiting in ready {
+            waiting.waker.wake();
+        }
+    }
+}
+
+impl fmt::Debug for BufPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufPool")
+            .field("buf_len", &self.pool.buf_len)
+            .field("limit", &self.pool.limit)
+            .field("available", &self.available())
+            .finish()
+    }
+}
+
+impl Slot {
+    fn new(len: usize) -> Rc<Self> {
+        Rc::new(Self {
+            data: vec![0; len].into_boxed_slice(),
+        })
+    }
+}
+
+/// A unique, writable buffer. Reads as the bytes written so far.
+///
+/// Dropping it returns the memory to its pool.
+pub struct Buf {
+    /// Some until dropped or shared.
+    slot: Option<Rc<Slot>>,
+    /// None: allocated for one use, freed when dropped.
+    pool: Option<Rc<Pool>>,
+    len: usize,
+}
+
+impl Buf {
+    /// A buffer outside any pool.
+    ///
+    /// # Panics
+    /// When `capacity` does not fit an `u32`.
+    pub fn with_capacity(capacity: usize) -> Self {
+        assert!(
+            u32::try_from(capacity).is_ok(),
+            "a buffer of {capacity} bytes is too long"
+        );
+        Self {
+            slot: Some(Slot::new(capacity)),
+            pool: None,
+            len: 0,
+        }
+    }
+
+    /// How many bytes it can hold.
+    pub fn capacity(&self) -> usize {
+        self.slot().data.len()
+    }
+
+    /// How many more bytes it can hold.
+    pub fn remaining(&self) -> usize {
+        self.capacity() - self.len
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Panics
+    /// When they do not fit: see [`remaining`](Self::remaining).
+    pub fn put_slice(&mut self, bytes: &[u8]) {
+        let at = self.len;
+        self.set_len(at + bytes.len());
+        self[at..].copy_from_slice(bytes);
+    }
+
+    /// Sets how many bytes count as written. Bytes never written before are zero or what an
+    /// earlier user of the buffer left there.
+    ///
+    /// # Panics
+    /// When `len` exceeds the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(
+            len <= self.capacity(),
+            "{len} bytes in a buffer of {}",
+            self.capacity()
+        );
+        self.len = len;
+    }
+
+    /// Gives up writing for sharing.
+    pub fn share(mut self) -> SharedBuf {
+        let end = self.len as u32;
+        SharedBuf {
+            slot: self.slot.take(),
+            pool: self.pool.take(),
+            start: 0,
+            end,
+        }
+    }
+
+    /// Where the kernel may write: the whole capacity. Stable until the buffer is dropped.
+    pub(crate) fn storage_mut(&mut self) -> &mut [u8] {
+        let slot = self
+            .slot
+            .as_mut()
+            .expect("a buffer has its slot until it is dropped");
+        &mut Rc::get_mut(slot)
+            .expect("a Buf is the only handle to its slot")
+            .data
+    }
+
+    fn slot(&self) -> &Slot {
+        self.slot
+            .as_ref()
+            .expect("a buffer has its slot until it is dropped")
+    }
+}
+
+impl Deref for Buf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.slot().data[..self.len]
+    }
+}
+
+impl DerefMut for Buf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let len = self.len;
+        &mut self.storage_mut()[..len]
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        if let (Some(slot), Some(pool)) = (self.slot.take(), self.pool.take()) {
+            pool.put(slot);
+        }
+    }
+}
+
+impl fmt::Debug for Buf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buf({} of {} bytes)", self.len, self.capacity())
+    }
+}
+
+/// A read-only window onto a buffer; cloning and slicing share the memory.
+///
+/// Dropping the last handle returns the memory to its pool. A handle kept for long keeps a whole
+/// pooled buffer from being used again: copy what you keep.
+pub struct SharedBuf {
+    /// Some until dropped.
+    slot: Option<Rc<Slot>>,
+    pool: Option<Rc<Pool>>,
+    start: u32,
+    end: u32,
+}
+
+impl SharedBuf {
+    /// A copy of `bytes` outside any pool.
+    pub fn copy_from(bytes: &[u8]) -> Self {
+        let mut buf = Buf::with_capacity(bytes.len());
+        buf.put_slice(bytes);
+        buf.share()
+    }
+
+    /// The window `range` of this window, sharing the memory.
+    ///
+    /// # Panics
+    /// When `range` reaches beyond this window.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= self.len(),
+            "slice beyond the buffer"
+        );
+        let mut slice = self.clone();
+        slice.end = self.start + range.end as u32;
+        slice.start = self.start + range.start as u32;
+        slice
+    }
+}
+
+impl Clone for SharedBuf {
+    fn clone(&self) -> Self {
+        Self {
+            slot: self.slot.clone(),
+            pool: self.pool.clone(),
+            start: self.start,
+            end: self.end,
+        }
+    }
+}
+
+impl Deref for SharedBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let slot = self
+            .slot
+            .as_ref()
+            .expect("a buffer has its slot until it is dropped");
+        &slot.data[self.start as usize..self.end as usize]
+    }
+}
+
+impl Drop for SharedBuf {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        if let Some(pool) = self.pool.take()
+            && Rc::strong_count(&slot) == 1
+        {
+            pool.put(slot);
+        }
+    }
+}
+
+impl fmt::Debug for SharedBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SharedBuf({} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_buffer_is_handed_out_again_and_is_empty() {
+        let pool = BufPool::new(8, 1);
+        let mut first = pool.take().expect("one is free");
+        first.put_slice(b"abc");
+        let address = first.as_ptr();
+        assert!(pool.take().is_none());
+        drop(first);
+        let second = pool.take().expect("it came back");
+        assert_eq!((second.len(), second.as_ptr()), (0, address));
+    }
+
+    #[test]
+    fn a_shared_buffer_comes_back_with_the_last_slice() {
+        let pool = BufPool::new(8, 1);
+        let mut buf = pool.take().expect("one is free");
+        buf.put_slice(b"abcdef");
+        let shared = buf.share();
+        let slice = shared.slice(1..4).slice(1..3);
+        drop(shared);
+        assert_eq!((&slice[..], pool.available()), (&b"cd"[..], 0));
+        drop(slice);
+        assert_eq!(pool.available(), 1);
+    }
+
+    #[test]
+    fn an_oversized_buffer_does_not_enter_the_pool() {
+        let pool = BufPool::new(8, 1);
+        let big = pool.take_for(9).expect("allocated alone");
+        assert_eq!((big.capacity(), pool.available()), (9, 1));
+        drop(big);
+        assert_eq!(pool.take().expect("free").capacity(), 8);
+    }
+
+    #[test]
+    #[should_panic(expected = "9 bytes in a buffer of 8")]
+    fn writing_beyond_the_capacity_panics() {
+        let pool = BufPool::new(8, 1);
+        pool.take().expect("free").put_slice(&[0; 9]);
+    }
+}

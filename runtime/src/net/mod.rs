@@ -1,0 +1,6 @@
+//! Sockets.
+
+mod udp;
+
+pub use crate::reactor::Datagram;
+pub use udp::{SentMany, UdpOptions, UdpSocket, UdpStats};

@@ -1,0 +1,215 @@
+//! The seam: everything that the runtime asks of the outside world.
+//!
+//! One trait, [`Reactor`], a closed set of operations, [`Op`], and what comes back,
+//! [`Completion`]. Above the seam the executor, the timers, the operation table and every socket
+//! are the same compiled code, whatever stands below it.
+//!
+//! By the book this is a *proactor*: it is told of operations that completed, not of sockets that
+//! became ready. The field says reactor, so do we.
+//!
+//! **Ownership rule.** An [`Op`] is handed over by value, with the handles of every buffer that it
+//! reads from or writes to. The reactor keeps them at a stable address until the *final*
+//! completion of that operation, whatever happens to the future that started it, to its task, or
+//! to the runtime. Nothing above the seam can break this rule, so no safe code can free memory
+//! that the kernel may still touch.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use crate::buf::{BufPool, SharedBuf};
+use crate::net::UdpOptions;
+use crate::time::Instant;
+
+/// Names one operation from [`Reactor::start`] to its final completion, and never another one in
+/// that time: an index into the operation table and a generation that tells its users apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OpKey {
+    /// The entry of the operation table; small and dense.
+    pub index: u32,
+    /// Rises with each operation started; [`OpKey::GENERATION_BITS`] wide.
+    pub generation: u32,
+}
+
+impl OpKey {
+    /// How many bits of the generation count.
+    pub const GENERATION_BITS: u32 = 24;
+}
+
+/// A socket that the reactor holds open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SocketId(pub u32);
+
+/// An operation to start.
+#[derive(Debug)]
+pub enum Op {
+    /// Completes in the next turn; what a trip through the reactor costs.
+    Nop,
+    /// Sends one datagram: to `to`, or to the connected peer.
+    Send {
+        /// From this socket.
+        socket: SocketId,
+        /// The receiver; `None` on a connected socket.
+        to: Option<SocketAddr>,
+        /// The payload; held until the completion.
+        payload: SharedBuf,
+    },
+    /// Receives datagrams until it ends: every completion but the final one has
+    /// [`more`](Completion::more). One at a time per socket.
+    ///
+    /// It ends by itself after a datagram of no bytes, when no buffer is free (`ENOBUFS`), when
+    /// completions overflowed, on a socket error (`ECONNREFUSED` …) and when it is cancelled
+    /// (`ECANCELED`). No datagram is lost by its end: what was not delivered stays in the socket.
+    ReceiveMany {
+        /// On this socket.
+        socket: SocketId,
+    },
+    /// Completes when the process is asked to stop (`SIGINT`, `SIGTERM`).
+    ShutdownSignal,
+}
+
+/// What an operation that succeeded brought.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Nothing to tell.
+    Done,
+    /// So many bytes were transferred.
+    Bytes(usize),
+    /// A datagram arrived.
+    Datagram(Datagram),
+}
+
+/// Something happened to an operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// Which operation.
+    pub key: OpKey,
+    /// How it went.
+    pub result: io::Result<Outcome>,
+    /// Whether more completions of this operation follow. Without it this one is final: the key is
+    /// free, and the world has let go of the operation's buffers.
+    pub more: bool,
+}
+
+/// A datagram that was received. Dropping it returns its buffer.
+#[derive(Debug)]
+pub struct Datagram {
+    pub(crate) payload: SharedBuf,
+    pub(crate) from: SocketAddr,
+    pub(crate) truncated: bool,
+}
+
+impl Datagram {
+    /// The payload: all of it, or, if [`is_truncated`](Self::is_truncated), its beginning.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// The payload as a handle that can be sliced and kept, for as long as it pins the buffer.
+    pub fn into_payload(self) -> SharedBuf {
+        self.payload
+    }
+
+    /// Who sent it.
+    pub fn from(&self) -> SocketAddr {
+        self.from
+    }
+
+    /// Whether it was longer than a receive buffer and its end was cut off.
+    pub fn is_truncated(&self) -> bool {
+        self.truncated
+    }
+}
+
+/// How long a [`turn`](Reactor::turn) may sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all: there is work to do.
+    Poll,
+    /// Until a completion, a remote wake, or this moment.
+    Until(Instant),
+    /// Until a completion or a remote wake.
+    Forever,
+}
+
+/// Ends another thread's sleep in [`Reactor::turn`].
+pub trait Unpark: Send + Sync + fmt::Debug {
+    /// Makes the turn that is under way, or else the next one that would sleep, return soon. Safe
+    /// to call from any thread, also when the reactor is gone.
+    fn unpark(&self);
+
+    /// The ring that a message would wake, for reactors on a ring.
+    fn ring(&self) -> Option<RawFd> {
+        None
+    }
+}
+
+/// The outside world of one runtime.
+pub trait Reactor: fmt::Debug {
+    /// The present. Never goes back.
+    fn now(&self) -> Instant;
+
+    /// 64 bits nobody can guess (or, in a simulated world, that only the seed decides).
+    fn random(&mut self) -> u64;
+
+    /// How many bytes of a receive buffer the reactor needs besides the payload.
+    fn datagram_overhead(&self) -> usize;
+
+    /// Opens a UDP socket on `addr` that receives into buffers of `pool`, and tells the address it
+    /// got.
+    ///
+    /// # Errors
+    /// What `socket(2)`, `setsockopt(2)` and `bind(2)` say: address in use, not available …
+    fn bind_udp(
+        &mut self,
+        addr: SocketAddr,
+        options: &UdpOptions,
+        pool: &BufPool,
+    ) -> io::Result<(SocketId, SocketAddr)>;
+
+    /// Fixes the peer of `socket`: it receives from that address only.
+    ///
+    /// # Errors
+    /// What `connect(2)` says.
+    fn connect_udp(&mut self, socket: SocketId, peer: SocketAddr) -> io::Result<()>;
+
+    /// Lets go of `socket`, whose receive the caller has cancelled: it is closed when its last
+    /// operation is final, and its id means nothing from now on.
+    fn close(&mut self, socket: SocketId);
+
+    /// Starts an operation: it is submitted by the next [`turn`](Self::turn) at the latest, and
+    /// completes in a turn, never within this call. A full queue delays it and loses nothing.
+    fn start(&mut self, key: OpKey, op: Op);
+
+    /// Asks that the operation end soon. Its final completion still comes, with whatever result
+    /// won the race. Never lost, also when a queue is full; harmless if the operation has ended.
+    fn cancel(&mut self, key: OpKey);
+
+    /// Whether a turn that only polls would find nothing to do. Cheap: no system call.
+    fn is_idle(&mut self) -> bool;
+
+    /// One round: submits what was started and adds what completed to `completions`, at most a
+    /// bounded number. Sleeps as `wait` allows if there is nothing to tell.
+    ///
+    /// # Errors
+    /// Only when the reactor cannot go on; operations in flight stay owned.
+    fn turn(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()>;
+
+    /// The means for other threads to end a sleep.
+    fn unparker(&self) -> Arc<dyn Unpark>;
+
+    /// Ends a peer's sleep with this reactor's next submission, if it has a way that is cheaper
+    /// than [`Unpark::unpark`]. False if not.
+    fn unpark_peer(&mut self, peer: &Arc<dyn Unpark>) -> bool {
+        let _ = peer;
+        false
+    }
+
+    /// How many operations were started and have not had their final completion.
+    fn in_flight(&self) -> usize;
+
+    /// Counters, as (name, count), for people.
+    fn counters(&self) -> Vec<(&'static str, u64)>;
+}

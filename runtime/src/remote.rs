@@ -1,0 +1,221 @@
+//! What other threads hand to a runtime: a queue, and the wake-up that never gets lost.
+//!
+//! ```text
+//!            hand over                      prepare to sleep
+//! Running ------------> Notified   Running ------------------> Sleeping
+//!    ^                     |          ^                            |  hand over
+//!    +------ collect ------+          +---------- awake -----------+---------> Notified, unpark
+//! ```
+//!
+//! The one word is changed by read-modify-write on both sides, so there is a single order of
+//! changes: either the sleeper's change from Running to Sleeping comes after the hand-over and
+//! fails, or the hand-over sees Sleeping and unparks. Only then does it cost a system call.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+#[cfg(loom)]
+use loom::sync::{Mutex, atomic::AtomicU8, atomic::Ordering};
+#[cfg(not(loom))]
+use std::sync::{Mutex, atomic::AtomicU8, atomic::Ordering};
+
+const RUNNING: u8 = 0;
+/// Something was handed over since the owner last collected.
+const NOTIFIED: u8 = 1;
+/// The owner sleeps, or is about to: it must be unparked.
+const SLEEPING: u8 = 2;
+
+/// Shared by a runtime, which collects, and by everybody else, who hands over.
+pub(crate) struct Remote<T> {
+    state: AtomicU8,
+    queue: Mutex<Queue<T>>,
+}
+
+struct Queue<T> {
+    items: VecDeque<T>,
+    closed: bool,
+}
+
+/// What the one who handed something over must do now.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Handed<T> {
+    /// Nothing: the owner is awake.
+    Seen,
+    /// The owner sleeps: unpark it.
+    Unpark,
+    /// The owner is gone: here is your item.
+    Closed(T),
+}
+
+impl<T> Remote<T> {
+    pub(crate) fn new() -> Self {
+        let queue = Queue {
+            items: VecDeque::new(),
+            closed: false,
+        };
+        Self {
+            state: AtomicU8::new(RUNNING),
+            queue: Mutex::new(queue),
+        }
+    }
+
+    /// Any thread: appends `item` to the queue.
+    pub(crate) fn hand_over(&self, item: T) -> Handed<T> {
+        {
+            let mut queue = self.lock();
+            if queue.closed {
+                return Handed::Closed(item);
+            }
+            queue.items.push_back(item);
+        }
+        if self.notify() {
+            Handed::Unpark
+        } else {
+            Handed::Seen
+        }
+    }
+
+    /// Any thread: has the owner look again. True if it must be unparked.
+    #[must_use]
+    pub(crate) fn notify(&self) -> bool {
+        self.state.swap(NOTIFIED, Ordering::AcqRel) == SLEEPING
+    }
+
+    /// The owner: whether something may have been handed over.
+    pub(crate) fn is_notified(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == NOTIFIED
+    }
+
+    /// The owner: moves what was handed over to the end of `items`.
+    pub(crate) fn collect(&self, items: &mut VecDeque<T>) {
+        // Before the queue is read: what comes later notifies again.
+        self.state.swap(RUNNING, Ordering::AcqRel);
+        items.append(&mut self.lock().items);
+    }
+
+    /// The owner: whether it may sleep now. If so, whoever hands something over unparks it.
+    #[must_use]
+    pub(crate) fn prepare_sleep(&self) -> bool {
+        let change = (RUNNING, SLEEPING);
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        self.state
+            .compare_exchange(change.0, change.1, success, failure)
+            .is_ok()
+    }
+
+    /// The owner: ends what [`prepare_sleep`](Self::prepare_sleep) began.
+    pub(crate) fn awake(&self) {
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        // If it fails the word is Notified, and stays so until the owner collects.
+        let _was_notified = self
+            .state
+            .compare_exchange(SLEEPING, RUNNING, success, failure)
+            .is_err();
+    }
+
+    /// The owner: takes nothing more.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+    }
+
+    #[cfg(not(loom))]
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue<T>> {
+        // Nothing panics while it holds the lock; if it did, the queue would still be whole.
+        self.queue
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    #[cfg(loom)]
+    fn lock(&self) -> loom::sync::MutexGuard<'_, Queue<T>> {
+        self.queue.lock().expect("loom does not poison")
+    }
+}
+
+impl<T> fmt::Debug for Remote<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.load(Ordering::Relaxed);
+        f.debug_struct("Remote")
+            .field("state", &state)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleeper_is_unparked_once_and_then_finds_everything() {
+        let remote = Remote::new();
+        assert!(remote.prepare_sleep());
+        assert_eq!(remote.hand_over(1), Handed::Unpark);
+        assert_eq!(remote.hand_over(2), Handed::Seen);
+        remote.awake();
+        assert!(remote.is_notified());
+        let mut items = VecDeque::new();
+        remote.collect(&mut items);
+        assert_eq!(items, [1, 2]);
+        assert!(!remote.is_notified());
+    }
+
+    #[test]
+    fn nobody_falls_asleep_over_a_full_queue() {
+        let remote = Remote::new();
+        assert_eq!(remote.hand_over(1), Handed::Seen);
+        assert!(!remote.prepare_sleep());
+    }
+
+    #[test]
+    fn a_closed_queue_gives_the_item_back() {
+        let remote = Remote::new();
+        remote.close();
+        assert_eq!(remote.hand_over(7), Handed::Closed(7));
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::sync::atomic::AtomicBool;
+    use loom::thread;
+
+    /// Every interleaving of two that hand over and an owner that collects and sleeps: whenever
+    /// the owner has fallen asleep with an item in the queue, somebody unparks it.
+    #[test]
+    fn no_wake_is_lost() {
+        loom::model(|| {
+            let remote = Arc::new(Remote::new());
+            let unparked = Arc::new(AtomicBool::new(false));
+            let threads: Vec<_> = (0..2)
+                .map(|item| {
+                    let (remote, unparked) = (Arc::clone(&remote), Arc::clone(&unparked));
+                    thread::spawn(move || {
+                        if remote.hand_over(item) == Handed::Unpark {
+                            unparked.store(true, Ordering::Release);
+                        }
+                    })
+                })
+                .collect();
+            let mut items = VecDeque::new();
+            while items.len() < 2 {
+                if remote.is_notified() {
+                    remote.collect(&mut items);
+                } else if remote.prepare_sleep() {
+                    // Asleep: only an unpark ends it.
+                    while !unparked.swap(false, Ordering::AcqRel) {
+                        thread::yield_now();
+                    }
+                    remote.awake();
+                } else {
+                    thread::yield_now();
+                }
+            }
+            for thread in threads {
+                thread.join().expect("no panic");
+            }
+        });
+    }
+}

@@ -1,0 +1,154 @@
+//! The two queues: pushing without ever losing an entry, entering the kernel, copying out.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use io_uring::{EnterFlags, IoUring, cqueue, squeue};
+
+use super::setup::{self, Capabilities, SetupError};
+
+/// At most so many completions are taken per turn, so that a flood does not starve the tasks.
+const REAP_MAX: usize = 512;
+
+pub(super) struct Ring {
+    ring: IoUring,
+    capabilities: Capabilities,
+    /// Entries that found the submission queue full, in order. Bounded by what is in flight.
+    backlog: VecDeque<squeue::Entry>,
+    pub(super) enters: u64,
+    pub(super) submitted: u64,
+    pub(super) completed: u64,
+    /// Entries that had to wait in the backlog.
+    pub(super) delayed: u64,
+    /// Enters that found completions overflowed.
+    pub(super) overflows: u64,
+}
+
+impl Ring {
+    pub(super) fn new(submissions: u32, completions: u32) -> Result<Self, SetupError> {
+        let (ring, capabilities) = setup::build(submissions, completions)?;
+        Ok(Self {
+            ring,
+            capabilities,
+            backlog: VecDeque::new(),
+            enters: 0,
+            submitted: 0,
+            completed: 0,
+            delayed: 0,
+            overflows: 0,
+        })
+    }
+
+    pub(super) fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    pub(super) fn inner(&self) -> &IoUring {
+        &self.ring
+    }
+
+    /// Another descriptor of the same ring.
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        // SAFETY: `borrow_raw` asks for a descriptor that stays open while the borrow lives: the
+        // ring is open and borrowed.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
+        fd.try_clone_to_owned()
+    }
+
+    /// Queues an entry for the next [`enter`](Self::enter). Never fails, never loses it.
+    ///
+    /// # Safety
+    /// Everything that the entry points to stays valid, and is not otherwise written (or, where
+    /// the kernel writes, not otherwise accessed) until the entry's final completion; if it has no
+    /// completion on success, for ever or until it is consumed, as its man page says.
+    pub(super) unsafe fn push(&mut self, entry: squeue::Entry) {
+        if self.backlog.is_empty() {
+            // SAFETY: `push` asks what our caller promised.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+            // Full: hand over what is there, and try once more. An error shows in the next turn.
+            let _shows_later = self.submit();
+            // SAFETY: as above.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+        }
+        self.delayed += 1;
+        self.backlog.push_back(entry);
+    }
+
+    /// Whether an enter that only polls would find nothing to do. No system call.
+    pub(super) fn is_idle(&mut self) -> bool {
+        if !self.backlog.is_empty() || !self.ring.completion().is_empty() {
+            return false;
+        }
+        let queue = self.ring.submission();
+        queue.is_empty() && !queue.taskrun() && !queue.cq_overflow()
+    }
+
+    /// Submits everything and runs what the kernel deferred to us; with `sleep`, until there is a
+    /// completion.
+    pub(super) fn enter(&mut self, sleep: bool) -> io::Result<()> {
+        self.move_backlog();
+        let queue = self.ring.submission();
+        let to_submit = queue.len() as u32;
+        self.overflows += u64::from(queue.cq_overflow());
+        drop(queue);
+        // Entries left in the backlog, and completions left in the queue, forbid to sleep.
+        let sleep = sleep && self.backlog.is_empty() && self.ring.completion().is_empty();
+        self.enter_with(to_submit, u32::from(sleep), EnterFlags::GETEVENTS)
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        let to_submit = self.ring.submission().len() as u32;
+        self.enter_with(to_submit, 0, EnterFlags::empty())
+    }
+
+    fn enter_with(&mut self, to_submit: u32, want: u32, flags: EnterFlags) -> io::Result<()> {
+        self.enters += 1;
+        // SAFETY: io_uring_enter(2) is given no argument to read; what the entries point to is
+        // covered by `push`.
+        let entered = unsafe {
+            self.ring
+                .submitter()
+                .enter::<libc::sigset_t>(to_submit, want, flags.bits(), None)
+        };
+        match entered {
+            Ok(submitted) => {
+                self.submitted += submitted as u64;
+                Ok(())
+            }
+            // Interrupted, or the kernel wants completions to be taken first. Nothing was lost:
+            // what was not consumed is still in the queue.
+            Err(error) if is_passing(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn move_backlog(&mut self) {
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: who queued the entry promised what `push` asks, until its completion.
+            if unsafe { self.ring.submission().push(entry) }.is_err() {
+                return;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    /// Copies completions out and frees their places, before anybody acts on them: what they
+    /// cause needs places too.
+    pub(super) fn reap(&mut self, completions: &mut Vec<cqueue::Entry>) {
+        let before = completions.len();
+        completions.extend(self.ring.completion().take(REAP_MAX));
+        self.completed += (completions.len() - before) as u64;
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME)
+    )
+}
