@@ -1,1 +1,54 @@
-//! Placeholder.
+//! Viewstamped Replication: replicate your own state machine.
+//!
+//! Write a [`StateMachine`], give it to a [`Node`] on each of three (or five, or seven) machines,
+//! and call it through a [`Client`]: every operation is executed exactly once, in the same order,
+//! everywhere, and survives the loss of one machine (two, three).
+//!
+//! ```
+//! use viewring::{Client, ClientConfig, Node, NodeConfig, StateMachine};
+//! use viewring::protocol::ReplicaId;
+//!
+//! #[derive(Default)]
+//! struct Counter(u64);
+//!
+//! impl StateMachine for Counter {
+//!     fn apply(&mut self, _operation: &[u8], reply: &mut Vec<u8>) {
+//!         self.0 += 1;
+//!         reply.extend_from_slice(&self.0.to_le_bytes());
+//!     }
+//! }
+//!
+//! # viewring_runtime::block_on(async {
+//! // Three replicas on one core, to begin with. Usually each has a machine of its own.
+//! let replicas: Vec<_> = (0..3).map(|i| ([127, 0, 0, 1], 7300 + i).into()).collect();
+//! for id in 0..3 {
+//!     let config = NodeConfig::new(1, ReplicaId(id), replicas.clone());
+//!     let mut node = Node::bind(config, Counter::default()).await?;
+//!     viewring_runtime::spawn(async move { node.run().await }).detach();
+//! }
+//! let client = Client::new(ClientConfig::new(1, replicas))?;
+//! let mut session = client.session().await?;
+//! assert_eq!(session.call(b"")
+//!     .await?[..], 1u64.to_le_bytes());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap().unwrap();
+//! ```
+//!
+//! **What it survives.** The log is in memory. A group of 2f+1 replicas goes on while f+1 of them
+//! live; a replica that stops is gone, and one that is started again in its place takes part in
+//! nothing yet. If more than f stop, what they held is lost: nothing starts fresh by itself.
+
+mod client;
+mod journal;
+mod node;
+mod state_machine;
+mod status;
+
+pub mod kv;
+
+pub use client::{CallError, Client, ClientConfig, Session};
+pub use node::{ConfigError, Never, Node, NodeConfig, Observer, Timeouts};
+pub use state_machine::{Null, StateMachine};
+pub use status::{Status, query_status};
+/// The decisions underneath.
+pub use viewring_protocol as protocol;

@@ -1,0 +1,407 @@
+//! From messages to datagrams: what goes to one peer between two flushes shares datagrams.
+//!
+//! A frame is written straight into the send buffer of its datagram. Nothing waits and nothing
+//! queues up: when no buffer is free, or too many sends are in flight, frames are dropped and
+//! counted.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use viewring_runtime::buf::{Buf, SharedBuf};
+
+use crate::config::EndpointConfig;
+use crate::fragment::{FragmentHeader, chunk_len};
+use crate::frame::{FIRST_RESERVED_KIND, HEADER_LEN, Header, KIND_FRAGMENT, Sender};
+use crate::stats::Stats;
+
+/// What an outbox asks of a socket.
+pub(crate) trait Wire {
+    /// An empty buffer for at least `len` bytes; `None`: all are in use.
+    fn take(&self, len: usize) -> Option<Buf>;
+
+    /// Sends and forgets; false: too many sends are in flight, and `payload` is dropped.
+    fn post(&self, payload: SharedBuf, to: SocketAddr) -> bool;
+}
+
+/// A message was not sent: it is longer than the endpoint's `max_message`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooLong {
+    /// Bytes of the message.
+    pub len: usize,
+    /// Bytes a message may have.
+    pub max: usize,
+}
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "a message of {} bytes, of at most {}",
+            self.len, self.max
+        )
+    }
+}
+
+impl std::error::Error for TooLong {}
+
+/// The datagrams being built.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    cluster: u64,
+    sender: Sender,
+    budget: usize,
+    max_message: usize,
+    incarnation: u64,
+    /// The number of the next fragmented message; wraps.
+    next_message: u32,
+    /// In no order, each peer at most once: at most [`BUILDING_MAX`].
+    building: Vec<Building>,
+}
+
+#[derive(Debug)]
+struct Building {
+    to: SocketAddr,
+    /// Whole frames, at least one; at most the budget.
+    buf: Buf,
+    frames: u64,
+}
+
+impl Outbox {
+    /// `config` was checked; `incarnation` is random.
+    pub(crate) fn new(config: &EndpointConfig, incarnation: u64) -> Self {
+        Self {
+            cluster: config.cluster,
+            sender: config.sender,
+            budget: config.budget,
+            max_message: config.max_message,
+            incarnation,
+            next_message: 0,
+            building: Vec::with_capacity(BUILDING_MAX),
+        }
+    }
+
+    /// Adds a message to the datagrams being built for each of `to`; posts those that are full.
+    ///
+    /// # Panics
+    /// When `kind` is a reserved one.
+    pub(crate) fn send(
+        &mut self,
+        wire: &impl Wire,
+        to: impl IntoIterator<Item = SocketAddr>,
+        kind: u8,
+        body: &[u8],
+        stats: &mut Stats,
+    ) -> Result<(), TooLong> {
+        assert!(
+            kind < FIRST_RESERVED_KIND,
+            "kind {kind:#x} is the transport's own"
+        );
+        if body.len() > self.max_message {
+            stats.send_too_long += 1;
+            return Err(TooLong {
+                len: body.len(),
+                max: self.max_message,
+            });
+        }
+        if HEADER_LEN + body.len() > self.budget {
+            self.send_fragments(wire, to, kind, body, stats);
+            return Ok(());
+        }
+        let head = self.header(kind).encode([body, &[]]);
+        for to in to {
+            if !self.append(wire, to, [&head, body, &[]], stats) {
+                stats.send_no_buffer += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Posts every datagram being built.
+    pub(crate) fn flush(&mut self, wire: &impl Wire, stats: &mut Stats) {
+        for building in self.building.drain(..) {
+            building.post(wire, stats);
+        }
+    }
+
+    fn send_fragments(
+        &mut self,
+        wire: &impl Wire,
+        to: impl IntoIterator<Item = SocketAddr>,
+        kind: u8,
+        body: &[u8],
+        stats: &mut Stats,
+    ) {
+        let chunk = chunk_len(self.budget);
+        let message = self.next_message;
+        self.next_message = message.wrapping_add(1);
+        let count = body.len().div_ceil(chunk);
+        for to in to {
+            stats.messages_fragmented += 1;
+            for (index, piece) in body.chunks(chunk).enumerate() {
+                // `EndpointConfig::check` and `max_message` keep these within their types.
+                let fragment = FragmentHeader {
+                    incarnation: self.incarnation,
+                    message,
+                    total: body.len() as u32,
+                    chunk: chunk as u16,
+                    index: index as u16,
+                    kind,
+                };
+                let fragment = fragment.encode();
+                let head = self.header(KIND_FRAGMENT).encode([&fragment, piece]);
+                if !self.append(wire, to, [&head, &fragment, piece], stats) {
+                    // The message is lost: the rest of it would only be in the way.
+                    stats.send_no_buffer += (count - index) as u64;
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Adds a frame to the datagram for `to`; false: no buffer was free for another datagram.
+    fn append(
+        &mut self,
+        wire: &impl Wire,
+        to: SocketAddr,
+        frame: [&[u8]; 3],
+        stats: &mut Stats,
+    ) -> bool {
+        let frame_len: usize = frame.iter().map(|part| part.len()).sum();
+        debug_assert!(frame_len <= self.budget);
+        let mut at = self.building.iter().position(|building| building.to == to);
+        if let Some(full) = at
+            && self.building[full].buf.len() + frame_len > self.budget
+        {
+            self.building.swap_remove(full).post(wire, stats);
+            at = None;
+        }
+        let Some(at) = at.or_else(|| self.begin(wire, to, stats)) else {
+            return false;
+        };
+        let building = &mut self.building[at];
+        for part in frame {
+            building.buf.put_slice(part);
+        }
+        building.frames += 1;
+        true
+    }
+
+    /// Begins a datagram for `to`: where it is being built.
+    fn begin(&mut self, wire: &impl Wire, to: SocketAddr, stats: &mut Stats) -> Option<usize> {
+        if self.building.len() == BUILDING_MAX {
+            self.flush(wire, stats);
+        }
+        let Some(buf) = wire.take(self.budget) else {
+            // Perhaps it is we who hold them all: let them go and come back.
+            self.flush(wire, stats);
+            return None;
+        };
+        self.building.push(Building { to, buf, frames: 0 });
+        Some(self.building.len() - 1)
+    }
+
+    fn header(&self, kind: u8) -> Header {
+        Header {
+            cluster: self.cluster,
+            sender: self.sender,
+            kind,
+        }
+    }
+}
+
+impl Building {
+    fn post(self, wire: &impl Wire, stats: &mut Stats) {
+        let len = self.buf.len() as u64;
+        if wire.post(self.buf.share(), self.to) {
+            stats.datagrams_sent += 1;
+            stats.bytes_sent += len;
+            stats.frames_sent += self.frames;
+        } else {
+            stats.send_in_flight += self.frames;
+        }
+    }
+}
+
+/// Datagrams built at once; for one peer more, all are posted. Few, as they are searched one by
+/// one, and each holds a send buffer.
+const BUILDING_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Line, peer};
+
+    fn outbox(budget: usize) -> Outbox {
+        let config = EndpointConfig {
+            cluster: 7,
+            sender: Sender(1),
+            budget,
+            max_message: 10_000,
+            ..EndpointConfig::default()
+        };
+        config.check().expect("sound");
+        Outbox::new(&config, 0xABCD)
+    }
+
+    /// How many bytes each posted datagram has, with its peer.
+    fn posted(line: &Line) -> Vec<(SocketAddr, usize)> {
+        line.posted
+            .borrow()
+            .iter()
+            .map(|(to, payload)| (*to, payload.len()))
+            .collect()
+    }
+
+    #[test]
+    fn what_goes_to_one_peer_shares_a_datagram() {
+        let (line, mut outbox, mut stats) = (Line::new(9, 9), outbox(1472), Stats::default());
+        for body in [&b"one"[..], b"two", b"three"] {
+            outbox
+                .send(&line, [peer(1)], 5, body, &mut stats)
+                .expect("short");
+        }
+        outbox
+            .send(&line, [peer(2)], 5, b"else", &mut stats)
+            .expect("short");
+        assert!(line.posted.borrow().is_empty());
+        outbox.flush(&line, &mut stats);
+        let header = Header {
+            cluster: 7,
+            sender: Sender(1),
+            kind: 5,
+        };
+        let frame = |body: &[u8]| [&header.encode([body, &[]])[..], body].concat();
+        let together = [frame(b"one"), frame(b"two"), frame(b"three")].concat();
+        assert_eq!(&line.posted.borrow()[0].1[..], together);
+        assert_eq!(posted(&line), [(peer(1), 3 * 28 + 11), (peer(2), 28 + 4)]);
+        assert_eq!((stats.datagrams_sent, stats.frames_sent), (2, 4));
+        assert_eq!(stats.bytes_sent, 4 * 28 + 15);
+        outbox.flush(&line, &mut stats);
+        assert_eq!(stats.datagrams_sent, 2);
+    }
+
+    #[test]
+    fn a_frame_that_does_not_fit_begins_another_datagram() {
+        let (line, mut outbox, mut stats) = (Line::new(9, 9), outbox(256), Stats::default());
+        for len in [100, 100, 1, 228] {
+            outbox
+                .send(&line, [peer(1)], 5, &vec![0; len], &mut stats)
+                .expect("short");
+        }
+        // 100 and 100 fill the budget to the byte.
+        assert_eq!(posted(&line), [(peer(1), 256), (peer(1), 29)]);
+        outbox.flush(&line, &mut stats);
+        assert_eq!(posted(&line)[2..], [(peer(1), 256)]);
+    }
+
+    #[test]
+    fn one_message_to_many_is_the_same_frame() {
+        let (line, mut outbox, mut stats) = (Line::new(9, 9), outbox(256), Stats::default());
+        outbox
+            .send(&line, [1, 2, 3].map(peer), 5, b"all", &mut stats)
+            .expect("short");
+        outbox.flush(&line, &mut stats);
+        let posted = line.posted.borrow();
+        assert_eq!(posted.len(), 3);
+        assert!(
+            posted
+                .iter()
+                .all(|(_, payload)| payload[..] == posted[0].1[..])
+        );
+    }
+
+    #[test]
+    fn a_long_message_is_cut_and_its_tail_shares_its_datagram() {
+        let (line, mut outbox, mut stats) = (Line::new(9, 9), outbox(256), Stats::default());
+        outbox
+            .send(&line, [peer(1)], 5, b"before", &mut stats)
+            .expect("short");
+        outbox
+            .send(&line, [peer(1)], 5, &[1; 500], &mut stats)
+            .expect("short");
+        outbox
+            .send(&line, [peer(1)], 5, b"after", &mut stats)
+            .expect("short");
+        outbox.flush(&line, &mut stats);
+        let tail = 52 + (500 - 2 * 204) + 28 + 5;
+        assert_eq!(
+            posted(&line),
+            [34, 256, 256, tail].map(|len| (peer(1), len))
+        );
+        assert_eq!((stats.messages_fragmented, stats.frames_sent), (1, 5));
+    }
+
+    #[test]
+    fn the_longest_message_is_sent_and_a_longer_one_is_refused() {
+        let (line, mut outbox, mut stats) = (Line::new(60, 60), outbox(256), Stats::default());
+        assert_eq!(
+            outbox.send(&line, [peer(1)], 5, &[1; 10_000], &mut stats),
+            Ok(())
+        );
+        let refused = outbox.send(&line, [peer(1)], 5, &[1; 10_001], &mut stats);
+        assert_eq!(
+            refused,
+            Err(TooLong {
+                len: 10_001,
+                max: 10_000
+            })
+        );
+        assert_eq!((stats.send_too_long, stats.messages_fragmented), (1, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "kind 0xf0 is the transport's own")]
+    fn a_reserved_kind_is_refused() {
+        let (line, mut outbox, mut stats) = (Line::new(9, 9), outbox(256), Stats::default());
+        outbox
+            .send(&line, [peer(1)], 0xF0, b"", &mut stats)
+            .expect("refused before");
+    }
+
+    #[test]
+    fn without_buffers_frames_are_dropped_and_counted_until_some_come_back() {
+        let (line, mut outbox, mut stats) = (Line::new(2, 9), outbox(256), Stats::default());
+        // Two of the three peers get a buffer; the third's frame is lost, theirs are let go.
+        outbox
+            .send(&line, [1, 2, 3].map(peer), 5, b"all", &mut stats)
+            .expect("short");
+        assert_eq!((stats.send_no_buffer, stats.datagrams_sent), (1, 2));
+        // Of six fragments none has a buffer: both are still on their way.
+        outbox
+            .send(&line, [peer(1)], 5, &[1; 1200], &mut stats)
+            .expect("short");
+        assert_eq!((stats.send_no_buffer, stats.frames_sent), (7, 2));
+        line.posted.borrow_mut().clear();
+        outbox
+            .send(&line, [1, 2].map(peer), 5, b"all", &mut stats)
+            .expect("short");
+        outbox.flush(&line, &mut stats);
+        assert_eq!((stats.send_no_buffer, stats.frames_sent), (7, 4));
+    }
+
+    #[test]
+    fn a_datagram_too_many_in_flight_is_dropped_with_all_its_frames() {
+        let (line, mut outbox, mut stats) = (Line::new(9, 1), outbox(256), Stats::default());
+        for to in [1, 2, 2] {
+            outbox
+                .send(&line, [peer(to)], 5, b"one", &mut stats)
+                .expect("short");
+        }
+        outbox.flush(&line, &mut stats);
+        assert_eq!((stats.frames_sent, stats.send_in_flight), (1, 2));
+        assert_eq!(line.pool.available(), 8);
+    }
+
+    #[test]
+    fn one_peer_too_many_posts_what_is_being_built() {
+        let (line, mut outbox, mut stats) = (Line::new(99, 99), outbox(256), Stats::default());
+        outbox
+            .send(&line, (0..64).map(peer), 5, b"all", &mut stats)
+            .expect("short");
+        assert_eq!(stats.datagrams_sent, 0);
+        outbox
+            .send(&line, [peer(64)], 5, b"one", &mut stats)
+            .expect("short");
+        assert_eq!((stats.datagrams_sent, outbox.building.len()), (64, 1));
+    }
+}

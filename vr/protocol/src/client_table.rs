@@ -1,0 +1,285 @@
+//! The client table (VRR §4) and, apart from it, what is in flight.
+//!
+//! The table knows committed requests only, so that a view change cannot make it lie: a request
+//! that a view change cut off was never in it. What is in the log and not executed yet is found
+//! in [`InFlight`], which is rebuilt whenever a log is installed.
+
+use crate::ids::{ClientId, OpNumber, RequestNumber};
+use crate::log::{Entry, Kind};
+use crate::message::{Outcome, Request};
+use alloc::collections::BTreeMap;
+
+/// What is remembered of a registered client.
+#[derive(Debug)]
+struct Client {
+    session: OpNumber,
+    number: RequestNumber,
+    outcome: Outcome,
+    last_op: OpNumber,
+}
+
+/// Per client, the last committed request and its reply. A function of the executed log alone.
+#[derive(Debug)]
+pub(crate) struct ClientTable {
+    clients: BTreeMap<ClientId, Client>,
+    capacity: usize,
+}
+
+/// What a request is, to a primary.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// To be appended.
+    New,
+    /// In the log, not executed yet: the reply will come.
+    InFlight,
+    /// The last one: here is its reply again.
+    Repeated(Outcome),
+    /// Older than the last one.
+    Old,
+    /// Of no session that we know.
+    NoSession,
+}
+
+impl ClientTable {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            clients: BTreeMap::new(),
+            capacity,
+        }
+    }
+
+    /// VRR §4.1, step 2: compares the request-number with what is known.
+    pub(crate) fn look(&self, request: &Request, in_flight: &InFlight) -> Seen {
+        let known = self.clients.get(&request.client);
+        let flying = in_flight.clients.get(&request.client);
+        if request.kind == Kind::Register {
+            return match (known, flying) {
+                (Some(client), _) => Seen::Repeated(Outcome::Registered {
+                    session: client.session,
+                }),
+                (None, Some(tail)) if tail.session.is_some() => Seen::InFlight,
+                (None, _) => Seen::New,
+            };
+        }
+        let session = known
+            .map(|client| client.session)
+            .or(flying.and_then(|tail| tail.session));
+        if session != Some(request.session) {
+            return Seen::NoSession;
+        }
+        if let Some(client) = known {
+            if request.number < client.number {
+                return Seen::Old;
+            }
+            if request.number == client.number {
+                return Seen::Repeated(client.outcome.clone());
+            }
+        }
+        if flying.is_some_and(|tail| request.number <= tail.number) {
+            return Seen::InFlight;
+        }
+        Seen::New
+    }
+
+    /// Whether the state machine is to execute this committed entry: its session lives, and it
+    /// is newer than the client's last one. The same at every replica.
+    pub(crate) fn is_to_execute(&self, entry: &Entry) -> bool {
+        entry.kind() == Kind::Operation
+            && self.clients.get(&entry.client()).is_some_and(|client| {
+                client.session == entry.session() && client.number < entry.number()
+            })
+    }
+
+    /// Registers the client of a committed entry. The first registration of several holds.
+    pub(crate) fn register(&mut self, entry: &Entry) -> Outcome {
+        let id = entry.client();
+        if let Some(client) = self.clients.get(&id) {
+            return Outcome::Registered {
+                session: client.session,
+            };
+        }
+        if self.clients.len() >= self.capacity {
+            let idlest = self.clients.iter().min_by_key(|(_, client)| client.last_op);
+            let idlest = *idlest.expect("there is room for at least one client").0;
+            self.clients.remove(&idlest);
+        }
+        let session = entry.op();
+        let outcome = Outcome::Registered { session };
+        let client = Client {
+            session,
+            number: RequestNumber::ZERO,
+            outcome: outcome.clone(),
+            last_op: session,
+        };
+        self.clients.insert(id, client);
+        outcome
+    }
+
+    /// Remembers the reply of an entry that was executed.
+    pub(crate) fn record(&mut self, entry: &Entry, outcome: Outcome) {
+        let client = self
+            .clients
+            .get_mut(&entry.client())
+            .expect("an executed entry has a client");
+        assert!(
+            client.number < entry.number(),
+            "requests of a client are executed in order, once"
+        );
+        client.number = entry.number();
+        client.outcome = outcome;
+        client.last_op = entry.op();
+    }
+
+    /// How a committed entry that was not executed is to be answered.
+    pub(crate) fn answer_unexecuted(&self, entry: &Entry) -> Option<Outcome> {
+        match self.clients.get(&entry.client()) {
+            Some(client) if client.session == entry.session() => {
+                (client.number == entry.number()).then(|| client.outcome.clone())
+            }
+            Some(_) | None => Some(Outcome::NoSession),
+        }
+    }
+}
+
+/// A client's part of the log's unexecuted tail.
+#[derive(Debug)]
+struct Flying {
+    entries: u64,
+    number: RequestNumber,
+    session: Option<OpNumber>,
+}
+
+/// An index over the entries that are in the log and not executed.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    clients: BTreeMap<ClientId, Flying>,
+}
+
+impl InFlight {
+    /// The index of this tail.
+    pub(crate) fn of<'a>(tail: impl Iterator<Item = &'a Entry>) -> Self {
+        let mut index = Self::default();
+        for entry in tail {
+            index.add(entry);
+        }
+        index
+    }
+
+    /// An entry was appended.
+    pub(crate) fn add(&mut self, entry: &Entry) {
+        let fresh = Flying {
+            entries: 0,
+            number: RequestNumber::ZERO,
+            session: None,
+        };
+        let flying = self.clients.entry(entry.client()).or_insert(fresh);
+        flying.entries += 1;
+        flying.number = flying.number.max(entry.number());
+        if entry.kind() == Kind::Register {
+            flying.session.get_or_insert(entry.op());
+        }
+    }
+
+    /// The oldest entry was executed.
+    pub(crate) fn remove(&mut self, entry: &Entry) {
+        let flying = self
+            .clients
+            .get_mut(&entry.client())
+            .expect("executed entries were in flight");
+        flying.entries -= 1;
+        if flying.session == Some(entry.op()) {
+            flying.session = None;
+        }
+        if flying.entries == 0 {
+            self.clients.remove(&entry.client());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Checksum, View};
+
+    fn request(client: u64, session: u64, number: u64) -> Request {
+        Request {
+            client: ClientId(client),
+            session: OpNumber(session),
+            number: RequestNumber(number),
+            kind: if number == 0 {
+                Kind::Register
+            } else {
+                Kind::Operation
+            },
+            body: [].into(),
+        }
+    }
+
+    fn entry(op: u64, request: &Request) -> Entry {
+        Entry::new(OpNumber(op), View(0), Checksum(0), request)
+    }
+
+    fn result() -> Outcome {
+        Outcome::Result([1].into())
+    }
+
+    #[test]
+    fn a_request_goes_through_its_life() {
+        let mut table = ClientTable::new(8);
+        let mut flying = InFlight::default();
+        let register = request(1, 0, 0);
+        assert_eq!(table.look(&register, &flying), Seen::New);
+        flying.add(&entry(1, &register));
+        assert_eq!(table.look(&register, &flying), Seen::InFlight);
+        assert_eq!(
+            table.look(&request(1, 1, 1), &flying),
+            Seen::New,
+            "its session is in flight"
+        );
+        flying.remove(&entry(1, &register));
+        let registered = table.register(&entry(1, &register));
+        assert_eq!(table.look(&register, &flying), Seen::Repeated(registered));
+
+        let first = request(1, 1, 1);
+        flying.add(&entry(2, &first));
+        assert_eq!(table.look(&first, &flying), Seen::InFlight);
+        assert!(table.is_to_execute(&entry(2, &first)));
+        flying.remove(&entry(2, &first));
+        table.record(&entry(2, &first), result());
+        assert_eq!(table.look(&first, &flying), Seen::Repeated(result()));
+        assert!(
+            !table.is_to_execute(&entry(3, &first)),
+            "a duplicate in the log is not executed"
+        );
+        assert_eq!(table.look(&request(1, 1, 2), &flying), Seen::New);
+        assert_eq!(table.look(&request(1, 9, 2), &flying), Seen::NoSession);
+    }
+
+    #[test]
+    fn the_first_of_several_registrations_holds() {
+        let mut table = ClientTable::new(8);
+        let first = table.register(&entry(4, &request(1, 0, 0)));
+        assert_eq!(
+            first,
+            Outcome::Registered {
+                session: OpNumber(4)
+            }
+        );
+        assert_eq!(table.register(&entry(6, &request(1, 0, 0))), first);
+    }
+
+    #[test]
+    fn a_full_table_forgets_the_client_that_was_silent_longest() {
+        let mut table = ClientTable::new(2);
+        table.register(&entry(1, &request(1, 0, 0)));
+        table.register(&entry(2, &request(2, 0, 0)));
+        table.record(&entry(3, &request(1, 1, 1)), result());
+        table.register(&entry(4, &request(3, 0, 0)));
+        let flying = InFlight::default();
+        assert_eq!(table.look(&request(2, 2, 1), &flying), Seen::NoSession);
+        assert_eq!(table.look(&request(1, 1, 2), &flying), Seen::New);
+        let late = entry(5, &request(2, 2, 1));
+        assert!(!table.is_to_execute(&late));
+        assert_eq!(table.answer_unexecuted(&late), Some(Outcome::NoSession));
+    }
+}

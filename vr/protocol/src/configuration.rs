@@ -1,0 +1,159 @@
+//! The group (VRR §4) and the knobs of one replica.
+
+use crate::ids::{ReplicaId, View};
+use core::fmt;
+
+/// How many replicas there are, and what every one of them must agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    replicas: u8,
+    max_clients: u32,
+}
+
+/// Why a configuration is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigurationError {
+    /// The number of replicas is even, zero, or larger than seven.
+    Replicas(u8),
+    /// The client table has room for nobody.
+    NoClients,
+}
+
+impl fmt::Display for ConfigurationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replicas(n) => write!(f, "a group has 1, 3, 5 or 7 replicas, not {n}"),
+            Self::NoClients => write!(f, "a group serves at least one client"),
+        }
+    }
+}
+
+impl core::error::Error for ConfigurationError {}
+
+impl Configuration {
+    /// The largest group.
+    pub const MAX_REPLICAS: u8 = 7;
+
+    /// A group of `replicas` = 2f+1 replicas with the usual room for clients.
+    ///
+    /// # Errors
+    ///
+    /// If `replicas` is not 1, 3, 5 or 7.
+    pub fn new(replicas: u8) -> Result<Self, ConfigurationError> {
+        if replicas.is_multiple_of(2) || replicas > Self::MAX_REPLICAS {
+            return Err(ConfigurationError::Replicas(replicas));
+        }
+        Ok(Self {
+            replicas,
+            max_clients: 65_536,
+        })
+    }
+
+    /// The same group with room for `max_clients` registered clients. When one more registers,
+    /// the one that was silent longest is forgotten. Must be the same at every replica, since
+    /// each decides it alone from the log.
+    ///
+    /// # Errors
+    ///
+    /// If `max_clients` is zero.
+    pub fn with_max_clients(self, max_clients: u32) -> Result<Self, ConfigurationError> {
+        if max_clients == 0 {
+            return Err(ConfigurationError::NoClients);
+        }
+        Ok(Self {
+            max_clients,
+            ..self
+        })
+    }
+
+    /// n = 2f+1.
+    pub fn replica_count(&self) -> u8 {
+        self.replicas
+    }
+
+    /// f: how many replicas may fail at once.
+    pub fn failures(&self) -> u8 {
+        self.replicas / 2
+    }
+
+    /// f+1: any two sets of this size share a replica.
+    pub fn quorum(&self) -> u8 {
+        self.failures() + 1
+    }
+
+    /// The primary of a view (VRR §4: round-robin).
+    pub fn primary(&self, view: View) -> ReplicaId {
+        let index = view.0 % u64::from(self.replicas);
+        ReplicaId(u8::try_from(index).expect("a remainder of at most seven"))
+    }
+
+    /// Whether `id` is one of the group.
+    pub fn contains(&self, id: ReplicaId) -> bool {
+        id.0 < self.replicas
+    }
+
+    /// All replicas, in order.
+    pub fn replicas(&self) -> impl Iterator<Item = ReplicaId> + use<> {
+        (0..self.replicas).map(ReplicaId)
+    }
+
+    /// How many clients may be registered at once.
+    pub fn max_clients(&self) -> usize {
+        usize::try_from(self.max_clients).unwrap_or(usize::MAX)
+    }
+}
+
+/// The knobs of one replica. They may differ from replica to replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// A primary takes requests only while fewer entries than this are uncommitted. Bounds the
+    /// headers of a view change and the buffer of out-of-order entries, too.
+    pub window: u64,
+    /// One `Prepare` carries entries up to this many bytes; a larger entry goes alone.
+    pub prepare_budget_bytes: usize,
+    /// One `NewState` carries entries up to this many bytes; a larger entry goes alone.
+    pub page_budget_bytes: usize,
+    /// A request with a larger body is refused.
+    pub max_body_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            window: 1024,
+            prepare_budget_bytes: 32 * 1024,
+            page_budget_bytes: 48 * 1024,
+            max_body_bytes: 32 * 1024,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_odd_and_at_most_seven() {
+        for n in 0..=u8::MAX {
+            let fits = matches!(n, 1 | 3 | 5 | 7);
+            assert_eq!(Configuration::new(n).is_ok(), fits, "{n}");
+        }
+    }
+
+    #[test]
+    fn two_quorums_share_a_replica() {
+        for n in [1, 3, 5, 7] {
+            let group = Configuration::new(n).expect("odd");
+            assert_eq!(group.quorum() * 2, n + 1);
+            assert_eq!(group.failures() * 2 + 1, n);
+        }
+    }
+
+    #[test]
+    fn primaries_go_round() {
+        let group = Configuration::new(3).expect("odd");
+        let primaries: std::vec::Vec<_> = (0..4).map(|v| group.primary(View(v)).0).collect();
+        assert_eq!(primaries, [0, 1, 2, 0]);
+        assert!(group.contains(group.primary(View(u64::MAX))));
+    }
+}

@@ -1,0 +1,207 @@
+//! What replicas and clients say to each other.
+//!
+//! The sender's id (the paper's `i`) is not in a message: the transport knows it, and hands it
+//! to [`Replica::on_message`](crate::Replica::on_message).
+
+use crate::ids::{Checksum, ClientId, Incarnation, Nonce, OpNumber, RequestNumber, View};
+use crate::log::{Entry, Kind, Tail};
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+/// Any message of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Client to primary.
+    Request(Request),
+    /// Primary to client.
+    Reply(Reply),
+    /// Primary to backups.
+    Prepare(Prepare),
+    /// Backup to primary.
+    PrepareOk(PrepareOk),
+    /// Idle primary to backups.
+    Commit(Commit),
+    /// Replica to all.
+    StartViewChange(StartViewChange),
+    /// Replica to the new primary.
+    DoViewChange(DoViewChange),
+    /// New primary to all others.
+    StartView(StartView),
+    /// A replica that lacks entries to another.
+    GetState(GetState),
+    /// The answer to `GetState`.
+    NewState(NewState),
+    /// Replica to all, while a group forms.
+    Hello(Hello),
+}
+
+/// A client asks for an operation, or to be registered (VRR §4.1, step 1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Who asks.
+    pub client: ClientId,
+    /// The op-number of its registration; zero when it registers.
+    pub session: OpNumber,
+    /// The client's count of its requests, from 1; zero when it registers.
+    pub number: RequestNumber,
+    /// What is asked.
+    pub kind: Kind,
+    /// The operation, for the state machine to understand.
+    pub body: Rc<[u8]>,
+}
+
+/// A replica answers a client (VRR §4.1, step 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The view of the replica that answers: tells the client who is primary.
+    pub view: View,
+    /// Whom it is for.
+    pub client: ClientId,
+    /// Which request it answers.
+    pub number: RequestNumber,
+    /// The answer.
+    pub outcome: Outcome,
+}
+
+/// How a request ended, or why it was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The client is registered: committed.
+    Registered {
+        /// What its operations must carry.
+        session: OpNumber,
+    },
+    /// The operation was executed: committed.
+    Result(Rc<[u8]>),
+    /// Not taken: ask the primary of the reply's view.
+    NotPrimary,
+    /// Not taken: too much is in flight; ask again later.
+    Busy,
+    /// Not taken: this session does not exist, or was forgotten.
+    NoSession,
+    /// Not taken: the body is larger than the replica allows.
+    TooLarge,
+}
+
+/// The primary proposes entries (VRR §4.1, step 3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepare {
+    /// The primary's view.
+    pub view: View,
+    /// Consecutive entries, at least one.
+    pub entries: Vec<Entry>,
+    /// The primary's commit-number.
+    pub commit: OpNumber,
+}
+
+/// A backup has everything up to `op` (VRR §4.1, step 4). Cumulative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrepareOk {
+    /// The view in which it is acknowledged.
+    pub view: View,
+    /// The last entry of the durable prefix.
+    pub op: OpNumber,
+    /// The checksum of that entry: proves the prefix to be the primary's.
+    pub checksum: Checksum,
+}
+
+/// An idle primary's heartbeat (VRR §4.1, step 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The primary's view.
+    pub view: View,
+    /// The primary's commit-number.
+    pub commit: OpNumber,
+}
+
+/// A wish to leave for `view`, or word that the sender has left (VRR §4.2, step 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartViewChange {
+    /// Where to.
+    pub view: View,
+    /// False: a vote; the sender still serves its present view. True: the sender is in `view`,
+    /// which proves that a quorum voted.
+    pub joined: bool,
+}
+
+/// What a replica brings into a view (VRR §4.2, step 2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DoViewChange {
+    /// The view to be started.
+    pub view: View,
+    /// The view whose log the sender's log is a part of (VRR: v', last normal view).
+    pub log_view: View,
+    /// The root of the sender's log: a message of a group that has died is not counted.
+    pub root: Checksum,
+    /// Commit-number, op-number and the headers between.
+    pub tail: Tail,
+}
+
+/// The new primary's log (VRR §4.2, step 4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartView {
+    /// The view that has started.
+    pub view: View,
+    /// Commit-number, op-number and the headers between.
+    pub tail: Tail,
+}
+
+/// Asks for the entries after `after` (VRR §5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GetState {
+    /// The sender's view.
+    pub view: View,
+    /// The last entry that the sender has.
+    pub after: OpNumber,
+    /// The checksum of that entry.
+    pub checksum: Checksum,
+    /// To be repeated in the answer.
+    pub nonce: Nonce,
+}
+
+/// A page of entries (VRR §5.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewState {
+    /// The sender's view.
+    pub view: View,
+    /// That of the question.
+    pub nonce: Nonce,
+    /// Consecutive entries, from the one that was asked for.
+    pub entries: Vec<Entry>,
+    /// The sender's op-number.
+    pub op: OpNumber,
+    /// The sender's commit-number.
+    pub commit: OpNumber,
+}
+
+/// A replica introduces itself while a group forms. Not in the paper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// This life of the sender.
+    pub incarnation: Incarnation,
+    /// The lives, one a replica in order, with which it has promised to form a group.
+    pub locked: Option<Vec<Incarnation>>,
+    /// Whether that group runs and the sender is of it.
+    pub member: bool,
+    /// The sender's view: a hint for humans.
+    pub view: View,
+}
+
+impl Message {
+    /// The message's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Request(_) => "Request",
+            Self::Reply(_) => "Reply",
+            Self::Prepare(_) => "Prepare",
+            Self::PrepareOk(_) => "PrepareOk",
+            Self::Commit(_) => "Commit",
+            Self::StartViewChange(_) => "StartViewChange",
+            Self::DoViewChange(_) => "DoViewChange",
+            Self::StartView(_) => "StartView",
+            Self::GetState(_) => "GetState",
+            Self::NewState(_) => "NewState",
+            Self::Hello(_) => "Hello",
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! How a group without disks begins. Not in the paper.
+//!
+//! A replica that has lost its memory must not take part: it would acknowledge with nothing
+//! behind it, or vote with a log that has forgotten what it acknowledged. Without a disk, a
+//! replica that starts cannot tell by itself whether its group starts with it or runs already.
+//! So every life of a replica has its own *incarnation*, and a group is a set of incarnations,
+//! one a replica, all of which have promised to be of that set and no other:
+//!
+//! 1. A starting replica says its incarnation. When it knows one of every replica, it *locks*
+//!    that set, for the rest of its life, and says so.
+//! 2. When all replicas have said that they locked the same set, the group is formed: whoever
+//!    knows this is a *member*, normal in view 0 with an empty log. Whoever locked the set and
+//!    hears a member of it knows it, too.
+//!
+//! *Why it is safe.* A set with a member was locked by all its incarnations. Two such sets that
+//! differ cannot share an incarnation, as each locks once: they differ in every replica, so
+//! every replica of the elder set is dead, and with it all that a diskless group can keep. While
+//! one member lives, no other group can form: it is asked, and does not lock again. A replica
+//! that was restarted therefore stays outside; to the others it is one that has crashed, and f
+//! of these are tolerated. The root of the log's hash chain is made of the set, so that messages
+//! of a group that died whole fit nowhere in the next.
+//!
+//! *What it costs.* Forming needs all replicas, and a replica that dies between locking and
+//! forming blocks the others until they are restarted: [`Replica::waiting_reason`] says so.
+
+use super::{Replica, Status};
+use crate::configuration::Configuration;
+use crate::counters::Ignored;
+use crate::effects::{Effects, Progress};
+use crate::ids::{Checksum, Incarnation, ReplicaId, View};
+use crate::log::Log;
+use crate::message::{Hello, Message};
+use crate::quorum::ReplicaSet;
+use alloc::vec::Vec;
+use core::fmt;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Why a replica is not a member (yet).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitingReason {
+    /// These replicas have not been heard at all.
+    WaitingFor(ReplicaSet),
+    /// All are there; these have not said yet that they form the same group.
+    WaitingForAgreement(ReplicaSet),
+    /// We promised to form a group with lives of these replicas that have ended: all replicas
+    /// that are not members must be restarted.
+    LockedWithDead(ReplicaSet),
+    /// The group was formed without this life of the replica, which was restarted.
+    GroupRunsWithoutMe {
+        /// The view that a member told.
+        view: View,
+    },
+}
+
+/// A list of replicas, for humans.
+struct List(ReplicaSet);
+
+impl fmt::Display for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, id) in self.0.iter().enumerate() {
+            write!(f, "{}{id}", if place == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for WaitingReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WaitingFor(ids) => write!(f, "waiting to hear from replica {}", List(*ids)),
+            Self::WaitingForAgreement(ids) => {
+                write!(
+                    f,
+                    "waiting for replica {} to agree on the group",
+                    List(*ids)
+                )
+            }
+            Self::LockedWithDead(ids) => write!(
+                f,
+                "replica {} was restarted while the group formed: restart this one, too",
+                List(*ids)
+            ),
+            Self::GroupRunsWithoutMe { view } => write!(
+                f,
+                "the group runs (view {view}) and this replica was restarted without its memory: \
+                 it cannot take part"
+            ),
+        }
+    }
+}
+
+/// What a replica knows of the group that it wants to form.
+#[derive(Debug)]
+pub(super) struct Formation {
+    me: ReplicaId,
+    /// The last life heard of each replica, our own included.
+    heard: Vec<Option<Incarnation>>,
+    /// The set that was promised, for ever.
+    locked: Option<Vec<Incarnation>>,
+    /// Who has promised the same, we included.
+    agreeing: ReplicaSet,
+    runs_without_me: Option<View>,
+    hello_due: bool,
+    root: Checksum,
+}
+
+impl Formation {
+    pub(super) fn new(me: ReplicaId, group: &Configuration, incarnation: Incarnation) -> Self {
+        let mut heard = alloc::vec![None; usize::from(group.replica_count())];
+        heard[me.index()] = Some(incarnation);
+        Self {
+            me,
+            heard,
+            locked: None,
+            agreeing: ReplicaSet::EMPTY,
+            runs_without_me: None,
+            hello_due: false,
+            root: Checksum(0),
+        }
+    }
+
+    /// Step 1: locks, if a life of every replica is known and no group is known to run.
+    fn try_to_lock(&mut self) {
+        if self.locked.is_some() || self.runs_without_me.is_some() {
+            return;
+        }
+        let all: Option<Vec<_>> = self.heard.iter().copied().collect();
+        if all.is_some() {
+            self.locked = all;
+            self.agreeing.insert(self.me);
+            self.hello_due = true;
+        }
+    }
+
+    /// A replica that is not a member spoke. Whether it told something new.
+    fn hear(&mut self, from: ReplicaId, hello: &Hello) -> bool {
+        let known = &mut self.heard[from.index()];
+        let mut news = *known != Some(hello.incarnation);
+        *known = Some(hello.incarnation);
+        self.try_to_lock();
+        let same = hello.locked.is_some() && hello.locked == self.locked;
+        let is_of_it = self
+            .locked
+            .as_ref()
+            .is_some_and(|locked| locked.get(from.index()) == Some(&hello.incarnation));
+        if same && is_of_it {
+            news |= self.agreeing.insert(from);
+        }
+        news
+    }
+}
+
+impl Replica {
+    /// A periodic timeout while recovering: says who we are.
+    pub fn announce(&mut self, effects: &mut Effects) -> Progress {
+        self.invariants();
+        if self.status != Status::Recovering {
+            return self.ignore(Ignored::WrongRole);
+        }
+        self.formation.hello_due = true;
+        self.flush_hello(effects);
+        Progress::NONE
+    }
+
+    pub(super) fn flush_hello(&mut self, effects: &mut Effects) {
+        if self.formation.hello_due {
+            self.formation.hello_due = false;
+            effects.broadcast(Message::Hello(self.hello()));
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            incarnation: self.incarnation,
+            locked: self.formation.locked.clone(),
+            member: self.status != Status::Recovering,
+            view: self.view,
+        }
+    }
+
+    /// Another replica introduces itself.
+    pub(super) fn on_hello(
+        &mut self,
+        from: ReplicaId,
+        hello: Hello,
+        effects: &mut Effects,
+    ) -> Progress {
+        let count = usize::from(self.group.replica_count());
+        if hello
+            .locked
+            .as_ref()
+            .is_some_and(|locked| locked.len() != count)
+        {
+            return self.ignore(Ignored::Inconsistent);
+        }
+        if self.status != Status::Recovering {
+            if hello.member {
+                return self.ignore(Ignored::NothingNew);
+            }
+            effects.send(from, Message::Hello(self.hello()));
+            return Progress::NONE;
+        }
+        if hello.member {
+            return self.on_hello_of_member(hello);
+        }
+        if !self.formation.hear(from, &hello) {
+            return self.ignore(Ignored::NothingNew);
+        }
+        self.formation.hello_due = true;
+        self.try_to_form();
+        self.formed()
+    }
+
+    fn formed(&self) -> Progress {
+        match self.status {
+            Status::Normal => Progress::ROLE_CHANGED,
+            Status::ViewChange | Status::Recovering => Progress::NONE,
+        }
+    }
+
+    fn on_hello_of_member(&mut self, hello: Hello) -> Progress {
+        let Some(locked) = hello.locked else {
+            return self.ignore(Ignored::Inconsistent);
+        };
+        if self.formation.locked.as_ref() == Some(&locked) {
+            self.form(locked);
+            return self.formed();
+        }
+        self.formation.runs_without_me = Some(hello.view);
+        Progress::NONE
+    }
+
+    /// Step 2: forms the group, if all have promised the same.
+    pub(super) fn try_to_form(&mut self) {
+        self.formation.try_to_lock();
+        let agreed = self.formation.agreeing.len() == self.group.replica_count();
+        if let Some(set) = self.formation.locked.clone().filter(|_| agreed) {
+            self.form(set);
+        }
+    }
+
+    /// Becomes a member of the group of these incarnations.
+    pub(super) fn form(&mut self, founders: Vec<Incarnation>) {
+        let mut bytes = Vec::new();
+        for incarnation in &founders {
+            bytes.extend_from_slice(&incarnation.0.to_le_bytes());
+        }
+        self.formation.root = Checksum(xxh3_64(&bytes));
+        self.formation.locked = Some(founders);
+        self.formation.runs_without_me = None;
+        self.formation.hello_due = true;
+        self.log = Log::new(self.formation.root);
+        self.status = Status::Normal;
+    }
+
+    /// The root of the log's hash chain: names the group.
+    pub(super) fn root(&self) -> Checksum {
+        self.formation.root
+    }
+
+    /// Names the group of incarnations that this replica is a member of: the same at all
+    /// members, another for each group. None while it is not a member.
+    pub fn group_checksum(&self) -> Option<Checksum> {
+        (self.status != Status::Recovering).then_some(self.formation.root)
+    }
+
+    /// Why this replica is not a member (yet), for humans. None if it is.
+    pub fn waiting_reason(&self) -> Option<WaitingReason> {
+        if self.status != Status::Recovering {
+            return None;
+        }
+        let formation = &self.formation;
+        if let Some(view) = formation.runs_without_me {
+            return Some(WaitingReason::GroupRunsWithoutMe { view });
+        }
+        let all = || self.group.replicas();
+        let Some(locked) = &formation.locked else {
+            let silent = all()
+                .filter(|id| formation.heard[id.index()].is_none())
+                .collect();
+            return Some(WaitingReason::WaitingFor(silent));
+        };
+        let dead: ReplicaSet = all()
+            .filter(|id| formation.heard[id.index()] != Some(locked[id.index()]))
+            .collect();
+        if !dead.is_empty() {
+            return Some(WaitingReason::LockedWithDead(dead));
+        }
+        let missing = all()
+            .filter(|&id| !formation.agreeing.contains(id))
+            .collect();
+        Some(WaitingReason::WaitingForAgreement(missing))
+    }
+}

@@ -1,0 +1,459 @@
+//! One replica: its state, its doors, its invariants.
+
+mod formation;
+mod normal;
+mod state_transfer;
+mod status;
+mod view_change;
+
+pub use formation::WaitingReason;
+pub use status::{Role, Status};
+
+use crate::client_table::{ClientTable, InFlight};
+use crate::configuration::{Configuration, Options};
+use crate::counters::{Counters, Ignored};
+use crate::effects::{Durable, Effects, Persist, Progress};
+use crate::ids::{Checksum, ClientId, Incarnation, OpNumber, ReplicaId, RequestNumber, View};
+use crate::log::{Entry, Kind, Log};
+use crate::message::{Message, Outcome, Reply, Request};
+use crate::quorum::{Acks, ReplicaSet, Votes};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use formation::Formation;
+use state_transfer::{Nonces, Transfer};
+use view_change::Brought;
+
+/// One replica of the group.
+///
+/// Its doors are [`on_message`](Self::on_message), [`on_request`](Self::on_request),
+/// [`on_durable`](Self::on_durable), [`applied`](Self::applied), [`flush`](Self::flush) and one
+/// method per timeout; the crate's page tells the order.
+///
+/// | timeout | of | meaning |
+/// |---|---|---|
+/// | [`resend_prepares`](Self::resend_prepares) | primary | nothing was committed for a while |
+/// | [`heartbeat`](Self::heartbeat) | primary | nothing was prepared for a while |
+/// | [`abdicate`](Self::abdicate) | primary | no quorum was heard for a long while |
+/// | [`suspect_primary`](Self::suspect_primary) | backup | the primary was silent |
+/// | [`resend_view_change`](Self::resend_view_change) | view change | the view has not started |
+/// | [`give_up_view`](Self::give_up_view) | view change, catching up | … for a long while |
+/// | [`resend_get_state`](Self::resend_get_state) | catching up, backup | no page has arrived |
+/// | [`expire_votes`](Self::expire_votes) | members | periodic, twice the silence or more |
+/// | [`announce`](Self::announce) | recovering | periodic |
+#[derive(Debug)]
+pub struct Replica {
+    id: ReplicaId,
+    group: Configuration,
+    options: Options,
+    incarnation: Incarnation,
+    counters: Counters,
+
+    status: Status,
+    view: View,
+    /// The view whose log `log` is a part of; rises only when a log is installed.
+    log_view: View,
+    log: Log,
+    commit: OpNumber,
+    /// The highest commit-number heard of in views whose log we have; may be ahead of the log.
+    commit_heard: OpNumber,
+    applied: OpNumber,
+    table: ClientTable,
+    in_flight: InFlight,
+
+    /// Up to where the log is durable as the log of `log_view`.
+    durable: OpNumber,
+    /// Up to where it was given to the journal.
+    persisted: OpNumber,
+    /// A log was installed and the journal was not told.
+    persist_due: bool,
+
+    /// Primary: up to where Prepares were emitted.
+    prepared: OpNumber,
+    acks: Acks,
+    heard: ReplicaSet,
+    abdicating: bool,
+
+    /// Backup: the primary is to be told how far we are.
+    ack_due: bool,
+    /// Entries of our view that came too early.
+    early: BTreeMap<OpNumber, Entry>,
+
+    votes: Votes,
+    /// New primary: what each replica brings into the view.
+    brought: BTreeMap<ReplicaId, Brought>,
+    /// The primary of our view was asked for a StartView.
+    start_view_asked: bool,
+    nonces: Nonces,
+    transfer: Option<Transfer>,
+
+    formation: Formation,
+}
+
+impl Replica {
+    /// A replica that starts with nothing and forms a group with the others. `incarnation` must
+    /// never have been used by this replica before.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `id` is not of the group.
+    pub fn new(
+        id: ReplicaId,
+        group: Configuration,
+        options: Options,
+        incarnation: Incarnation,
+    ) -> Self {
+        assert!(group.contains(id), "the replica is of the group");
+        let mut replica = Self {
+            id,
+            group,
+            options,
+            incarnation,
+            counters: Counters::default(),
+            status: Status::Recovering,
+            view: View::ZERO,
+            log_view: View::ZERO,
+            log: Log::new(Checksum(0)),
+            commit: OpNumber::ZERO,
+            commit_heard: OpNumber::ZERO,
+            applied: OpNumber::ZERO,
+            table: ClientTable::new(group.max_clients()),
+            in_flight: InFlight::default(),
+            durable: OpNumber::ZERO,
+            persisted: OpNumber::ZERO,
+            persist_due: false,
+            prepared: OpNumber::ZERO,
+            acks: Acks::default(),
+            heard: ReplicaSet::EMPTY,
+            abdicating: false,
+            ack_due: false,
+            early: BTreeMap::new(),
+            votes: Votes::default(),
+            brought: BTreeMap::new(),
+            start_view_asked: false,
+            nonces: Nonces::new(incarnation),
+            transfer: None,
+            formation: Formation::new(id, &group, incarnation),
+        };
+        replica.try_to_form();
+        replica
+    }
+
+    /// A member of a group that runs in view 0 with an empty log: for tests and simulations.
+    /// A replica must never be started twice in this way within one group.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `id` is not of the group.
+    pub fn founding_member(id: ReplicaId, group: Configuration, options: Options) -> Self {
+        let mut replica = Self::new(id, group, options, Incarnation(u64::from(id.0)));
+        let founders = group
+            .replicas()
+            .map(|id| Incarnation(u64::from(id.0)))
+            .collect();
+        replica.form(founders);
+        replica
+    }
+
+    /// A message of another replica has arrived. Whatever it says, this does not panic.
+    pub fn on_message(
+        &mut self,
+        from: ReplicaId,
+        message: Message,
+        effects: &mut Effects,
+    ) -> Progress {
+        self.invariants();
+        let progress = if !self.group.contains(from) || from == self.id {
+            self.ignore(Ignored::UnknownSender)
+        } else if let Message::Hello(hello) = message {
+            self.on_hello(from, hello, effects)
+        } else if self.status == Status::Recovering {
+            self.ignore(Ignored::NotMember)
+        } else {
+            self.on_member_message(from, message, effects)
+        };
+        self.invariants();
+        progress
+    }
+
+    fn on_member_message(
+        &mut self,
+        from: ReplicaId,
+        message: Message,
+        effects: &mut Effects,
+    ) -> Progress {
+        match message {
+            Message::Prepare(prepare) => self.on_prepare(from, prepare, effects),
+            Message::PrepareOk(ok) => self.on_prepare_ok(from, ok, effects),
+            Message::Commit(commit) => self.on_commit(from, commit, effects),
+            Message::StartViewChange(wish) => self.on_start_view_change(from, wish, effects),
+            Message::DoViewChange(brought) => self.on_do_view_change(from, brought, effects),
+            Message::StartView(start) => self.on_start_view(from, start, effects),
+            Message::GetState(get) => self.on_get_state(from, get, effects),
+            Message::NewState(new) => self.on_new_state(from, new, effects),
+            Message::Request(_) | Message::Reply(_) | Message::Hello(_) => {
+                self.ignore(Ignored::NotForReplicas)
+            }
+        }
+    }
+
+    /// Emits what the turn has collected: call it once all that had arrived was handed in, and
+    /// after each timeout.
+    pub fn flush(&mut self, effects: &mut Effects) -> Progress {
+        self.invariants();
+        let ordered = self.flush_persist(effects);
+        let progress = match self.role() {
+            Role::Primary => self.flush_prepares(effects),
+            // What was just given to the journal is acknowledged once it is durable.
+            Role::Backup if ordered => Progress::NONE,
+            Role::Backup => self.flush_prepare_ok(effects),
+            Role::ViewChange | Role::CatchingUp => Progress::NONE,
+            Role::Recovering => Progress::NONE,
+        };
+        self.flush_hello(effects);
+        self.invariants();
+        progress
+    }
+
+    /// Orders the journal to write what it was not given yet; whether there was anything.
+    fn flush_persist(&mut self, effects: &mut Effects) -> bool {
+        let last = self.log.op();
+        if last == self.persisted && !self.persist_due {
+            return false;
+        }
+        let first = self.persisted.next();
+        self.persisted = last;
+        self.persist_due = false;
+        let owner = (self.id, self.incarnation);
+        effects.persist(Persist {
+            owner,
+            first,
+            last,
+            log_view: self.log_view,
+        });
+        true
+    }
+
+    /// Entries are durable: the only way to acknowledge them.
+    pub fn on_durable(&mut self, durable: Durable, effects: &mut Effects) -> Progress {
+        self.invariants();
+        let mine = durable.owner == (self.id, self.incarnation);
+        if !mine || durable.log_view != self.log_view {
+            return self.ignore(Ignored::StaleDurable);
+        }
+        assert!(
+            durable.last <= self.persisted,
+            "the journal was given what it has written"
+        );
+        self.durable = self.durable.max(durable.last);
+        let progress = match self.role() {
+            Role::Primary => {
+                self.acks.acknowledge(self.id, self.durable);
+                self.advance_commit(effects)
+            }
+            Role::Backup => {
+                self.ack_due = true;
+                self.flush_prepare_ok(effects)
+            }
+            // The log is kept through a view change, but nothing is acknowledged in one.
+            Role::ViewChange | Role::CatchingUp => Progress::NONE,
+            Role::Recovering => Progress::NONE,
+        };
+        self.invariants();
+        progress
+    }
+
+    /// The next committed entry that the state machine must execute.
+    pub fn next_to_apply(&self) -> Option<&Entry> {
+        if self.applied == self.commit {
+            None
+        } else {
+            self.log.get(self.applied.next())
+        }
+    }
+
+    /// The entry of [`next_to_apply`](Self::next_to_apply) was executed with this result
+    /// (VRR §4.1, step 5).
+    ///
+    /// # Panics
+    ///
+    /// Panics if there was no entry to execute.
+    pub fn applied(&mut self, result: &[u8], effects: &mut Effects) {
+        self.invariants();
+        let entry = self
+            .next_to_apply()
+            .expect("an entry was to be executed")
+            .clone();
+        let outcome = Outcome::Result(result.into());
+        self.table.record(&entry, outcome.clone());
+        self.finish(&entry, Some(outcome), effects);
+        self.apply_own(effects);
+        self.invariants();
+    }
+
+    /// Executes what is the protocol's own, up to the next operation of the state machine.
+    fn apply_own(&mut self, effects: &mut Effects) {
+        while let Some(entry) = self.next_to_apply() {
+            if self.table.is_to_execute(entry) {
+                return;
+            }
+            let entry = entry.clone();
+            let outcome = match entry.kind() {
+                Kind::Register => Some(self.table.register(&entry)),
+                Kind::Operation => self.table.answer_unexecuted(&entry),
+            };
+            self.finish(&entry, outcome, effects);
+        }
+    }
+
+    fn finish(&mut self, entry: &Entry, outcome: Option<Outcome>, effects: &mut Effects) {
+        self.in_flight.remove(entry);
+        self.applied = entry.op();
+        if let Some(outcome) = outcome
+            && self.role() == Role::Primary
+        {
+            self.reply(entry.client(), entry.number(), outcome, effects);
+        }
+    }
+
+    fn reply(
+        &self,
+        client: ClientId,
+        number: RequestNumber,
+        outcome: Outcome,
+        effects: &mut Effects,
+    ) {
+        effects.reply(Reply {
+            view: self.view,
+            client,
+            number,
+            outcome,
+        });
+    }
+
+    /// Raises the commit-number to what was heard, as far as the log reaches. It never falls.
+    /// Only for a log that is of the present view.
+    fn raise_commit(&mut self, heard: OpNumber, effects: &mut Effects) -> Progress {
+        assert_eq!(
+            self.log_view, self.view,
+            "what is committed is known of the view's log only"
+        );
+        self.commit_heard = self.commit_heard.max(heard);
+        let commit = self.commit_heard.min(self.log.op());
+        if commit <= self.commit {
+            return Progress::NONE;
+        }
+        self.commit = commit;
+        self.apply_own(effects);
+        Progress::COMMITTED
+    }
+
+    /// Replaces everything above `common` by the log of the present view, and is normal.
+    fn install(&mut self, common: OpNumber, suffix: Vec<Entry>, commit: OpNumber) {
+        assert_eq!(self.status, Status::ViewChange);
+        assert!(common >= self.commit, "what is committed is never replaced");
+        assert!(self.log_view < self.view, "a view's log is installed once");
+        self.log.replace_above(common, suffix);
+        self.log_view = self.view;
+        self.status = Status::Normal;
+        assert!(
+            commit <= self.log.op(),
+            "everything committed is in the new log"
+        );
+        self.commit = self.commit.max(commit);
+        // What was heard to be committed in earlier views is in this log.
+        self.commit_heard = self.commit_heard.min(self.log.op()).max(self.commit);
+        self.in_flight = InFlight::of(
+            (self.applied.0..self.log.op().0).filter_map(|op| self.log.get(OpNumber(op).next())),
+        );
+        self.durable = OpNumber::ZERO;
+        self.persisted = self.persisted.min(common);
+        self.persist_due = true;
+        self.prepared = self.log.op();
+        self.acks = Acks::default();
+        self.heard = ReplicaSet::EMPTY;
+        self.abdicating = false;
+        self.transfer = None;
+        self.brought.clear();
+        self.start_view_asked = false;
+    }
+
+    fn ignore(&mut self, reason: Ignored) -> Progress {
+        self.counters.count(reason);
+        Progress::NONE
+    }
+
+    /// What must hold between any two calls. Constant time.
+    fn invariants(&self) {
+        let op = self.log.op();
+        assert!(
+            self.applied <= self.commit,
+            "only what is committed is executed"
+        );
+        assert!(self.commit <= op, "what is committed is in the log");
+        assert!(self.commit <= self.commit_heard);
+        assert!(
+            self.log_view <= self.view,
+            "a log is of a view that was joined"
+        );
+        assert!(self.durable <= self.persisted && self.persisted <= op);
+        assert!(self.prepared <= op);
+        assert!(
+            self.acks.of(self.id) <= self.durable,
+            "we count our copy once it is durable"
+        );
+        let own_vote = self.votes.of(self.id);
+        assert!(
+            own_vote.is_none_or(|view| view > self.view),
+            "one votes to go forward"
+        );
+        match self.status {
+            Status::Normal => {
+                assert_eq!(
+                    self.log_view, self.view,
+                    "a normal replica has its view's log"
+                );
+                assert!(self.brought.is_empty());
+                assert!(self.transfer.as_ref().is_none_or(Transfer::is_gap));
+            }
+            Status::ViewChange => {
+                assert!(
+                    self.log_view < self.view,
+                    "between views the old log is kept"
+                );
+                assert!(
+                    self.transfer
+                        .as_ref()
+                        .is_none_or(|transfer| !transfer.is_gap())
+                );
+                assert!(!self.abdicating && !self.ack_due);
+            }
+            Status::Recovering => {
+                assert_eq!(
+                    (self.view, op),
+                    (View::ZERO, OpNumber::ZERO),
+                    "nothing was learned"
+                );
+                assert!(own_vote.is_none() && self.transfer.is_none());
+            }
+        }
+    }
+}
+
+/// Requests arrive here, whatever the role.
+impl Replica {
+    /// A request of a client has arrived (VRR §4.1, step 2). Whatever it says, this does not
+    /// panic.
+    pub fn on_request(&mut self, request: Request, effects: &mut Effects) -> Progress {
+        self.invariants();
+        match self.role() {
+            Role::Primary => self.on_request_as_primary(request, effects),
+            Role::Backup | Role::ViewChange | Role::CatchingUp => {
+                self.counters.count(Ignored::NotPrimary);
+                self.reply(request.client, request.number, Outcome::NotPrimary, effects);
+            }
+            Role::Recovering => self.counters.count(Ignored::NotMember),
+        }
+        self.invariants();
+        Progress::NONE
+    }
+}

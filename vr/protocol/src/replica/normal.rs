@@ -1,0 +1,287 @@
+//! Normal operation (VRR §4.1).
+
+use super::{Replica, Role, Status};
+use crate::client_table::Seen;
+use crate::counters::Ignored;
+use crate::effects::{Effects, Progress};
+use crate::ids::{OpNumber, ReplicaId, View};
+use crate::log::{Entry, is_chained};
+use crate::message::{Commit, Message, Outcome, Prepare, PrepareOk, Request};
+use crate::quorum::ReplicaSet;
+
+/// As the primary.
+impl Replica {
+    /// VRR §4.1, steps 2 and 3: append the request. The Prepare leaves with the flush.
+    pub(super) fn on_request_as_primary(&mut self, request: Request, effects: &mut Effects) {
+        let (client, number) = (request.client, request.number);
+        let refusal = match self.table.look(&request, &self.in_flight) {
+            Seen::Old => return self.counters.count(Ignored::OldRequest),
+            Seen::InFlight => return self.counters.count(Ignored::InFlight),
+            Seen::Repeated(outcome) => Some(outcome),
+            Seen::NoSession => Some(Outcome::NoSession),
+            Seen::New => self.refusal(&request),
+        };
+        if let Some(outcome) = refusal {
+            return self.reply(client, number, outcome, effects);
+        }
+        let entry = Entry::new(self.log.op().next(), self.view, self.log.head(), &request);
+        self.append(entry);
+    }
+
+    /// Why a new request is not taken, if so.
+    fn refusal(&self, request: &Request) -> Option<Outcome> {
+        if request.body.len() > self.options.max_body_bytes {
+            return Some(Outcome::TooLarge);
+        }
+        let uncommitted = self.log.op().distance_from(self.commit);
+        if self.abdicating || uncommitted >= self.options.window {
+            return Some(Outcome::Busy);
+        }
+        None
+    }
+
+    fn append(&mut self, entry: Entry) {
+        self.in_flight.add(&entry);
+        self.log.append(entry);
+    }
+
+    /// VRR §4.1, step 3: one Prepare for all entries since the last flush, within the budget.
+    pub(super) fn flush_prepares(&mut self, effects: &mut Effects) -> Progress {
+        if self.abdicating || self.prepared == self.log.op() {
+            return Progress::NONE;
+        }
+        let after = self.prepared;
+        self.prepared = self.log.op();
+        self.emit_prepares(after, effects)
+    }
+
+    fn emit_prepares(&mut self, after: OpNumber, effects: &mut Effects) -> Progress {
+        let budget = self.options.prepare_budget_bytes;
+        let (view, commit) = (self.view, self.commit);
+        let mut after = after;
+        let mut progress = Progress::NONE;
+        while after < self.prepared {
+            let entries = self.log.page(after, self.prepared, budget);
+            after = entries.last().expect("a page of a non-empty range").op();
+            effects.broadcast(Message::Prepare(Prepare {
+                view,
+                entries,
+                commit,
+            }));
+            progress = Progress::PREPARED;
+        }
+        progress
+    }
+
+    /// VRR §4.1, step 5: count the backups that hold an entry; each of them once.
+    pub(super) fn on_prepare_ok(
+        &mut self,
+        from: ReplicaId,
+        ok: PrepareOk,
+        effects: &mut Effects,
+    ) -> Progress {
+        if ok.view < self.view {
+            return self.ignore(Ignored::OldView);
+        }
+        if ok.view > self.view || self.role() != Role::Primary {
+            return self.ignore(Ignored::NotPrimary);
+        }
+        if ok.op > self.log.op() {
+            return self.ignore(Ignored::BeyondLog);
+        }
+        if self.log.checksum(ok.op) != Some(ok.checksum) {
+            return self.ignore(Ignored::Diverged);
+        }
+        self.acks.acknowledge(from, ok.op);
+        self.heard.insert(from);
+        let mut progress = self.advance_commit(effects);
+        if self.heard.len() >= self.group.failures() {
+            self.heard = ReplicaSet::EMPTY;
+            self.abdicating = false;
+            self.votes.withdraw(self.id);
+            progress |= Progress::HEARD_QUORUM;
+        }
+        progress
+    }
+
+    pub(super) fn advance_commit(&mut self, effects: &mut Effects) -> Progress {
+        let committed = self.acks.committed(&self.group);
+        assert!(
+            committed <= self.log.op(),
+            "acknowledgements beyond the log are not counted"
+        );
+        self.raise_commit(committed, effects)
+    }
+
+    /// A timeout: nothing was committed for a while. Prepares all that is uncommitted again;
+    /// lost messages of the normal case are not re-sent in the paper.
+    pub fn resend_prepares(&mut self, effects: &mut Effects) -> Progress {
+        self.invariants();
+        if self.role() != Role::Primary || self.abdicating {
+            return self.ignore(Ignored::WrongRole);
+        }
+        self.emit_prepares(self.commit.min(self.prepared), effects)
+    }
+
+    /// VRR §4.1, step 6. A timeout: nothing was prepared for a while.
+    pub fn heartbeat(&mut self, effects: &mut Effects) -> Progress {
+        self.invariants();
+        if self.role() != Role::Primary || self.abdicating {
+            return self.ignore(Ignored::WrongRole);
+        }
+        let commit = Commit {
+            view: self.view,
+            commit: self.commit,
+        };
+        effects.broadcast(Message::Commit(commit));
+        Progress::NONE
+    }
+}
+
+/// As a backup.
+impl Replica {
+    /// VRR §4.1, step 4: append in order; what comes too early waits.
+    pub(super) fn on_prepare(
+        &mut self,
+        from: ReplicaId,
+        prepare: Prepare,
+        effects: &mut Effects,
+    ) -> Progress {
+        let Prepare {
+            view,
+            entries,
+            commit,
+        } = prepare;
+        if entries.is_empty() || !is_chained(&entries) {
+            return self.ignore(Ignored::Inconsistent);
+        }
+        if entries.iter().any(|entry| entry.view() > view) {
+            return self.ignore(Ignored::Inconsistent);
+        }
+        let Some(progress) = self.hear_primary(from, view, effects) else {
+            return Progress::NONE;
+        };
+        if self.status != Status::Normal {
+            self.keep_early(entries);
+            return progress;
+        }
+        self.ack_due = true;
+        self.take(entries);
+        self.take_early();
+        let progress = progress | self.raise_commit(commit, effects);
+        progress | self.fill_gap(effects)
+    }
+
+    /// VRR §4.1, step 7: learn the commit-number of an idle primary.
+    pub(super) fn on_commit(
+        &mut self,
+        from: ReplicaId,
+        commit: Commit,
+        effects: &mut Effects,
+    ) -> Progress {
+        let Some(progress) = self.hear_primary(from, commit.view, effects) else {
+            return Progress::NONE;
+        };
+        if self.status != Status::Normal {
+            return progress;
+        }
+        self.ack_due = true;
+        let progress = progress | self.raise_commit(commit.commit, effects);
+        progress | self.fill_gap(effects)
+    }
+
+    /// What a Prepare and a Commit have in common: the primary of `view` is normal and speaks.
+    /// None if it must be ignored.
+    fn hear_primary(
+        &mut self,
+        from: ReplicaId,
+        view: View,
+        effects: &mut Effects,
+    ) -> Option<Progress> {
+        if view < self.view {
+            self.counters.count(Ignored::OldView);
+            return None;
+        }
+        if self.group.primary(view) != from {
+            self.counters.count(Ignored::NotFromPrimary);
+            return None;
+        }
+        let mut progress = Progress::HEARD_PRIMARY;
+        if view > self.view {
+            progress |= self.enter_view(view);
+        }
+        self.votes.withdraw(self.id);
+        if self.role() == Role::ViewChange {
+            self.ask_start_view(effects);
+        }
+        Some(progress)
+    }
+
+    /// Appends what follows our log. The rest we have, or must wait.
+    pub(super) fn take(&mut self, entries: alloc::vec::Vec<Entry>) {
+        for entry in entries {
+            if entry.op() > self.log.op().next() {
+                self.keep_one_early(entry);
+            } else if entry.op() <= self.log.op() {
+                if self.log.checksum(entry.op()) != Some(entry.checksum()) {
+                    return self.counters.count(Ignored::Diverged);
+                }
+            } else if entry.parent() == self.log.head() {
+                self.append(entry);
+            } else {
+                return self.counters.count(Ignored::Diverged);
+            }
+        }
+    }
+
+    /// Appends the entries that came early and now follow the log.
+    pub(super) fn take_early(&mut self) {
+        while let Some(first) = self.early.first_entry() {
+            if *first.key() > self.log.op().next() {
+                return;
+            }
+            let entry = first.remove();
+            if entry.op() <= self.log.op() {
+                continue;
+            }
+            if entry.parent() != self.log.head() {
+                self.early.clear();
+                return self.counters.count(Ignored::Diverged);
+            }
+            self.append(entry);
+        }
+    }
+
+    fn keep_early(&mut self, entries: alloc::vec::Vec<Entry>) {
+        for entry in entries {
+            self.keep_one_early(entry);
+        }
+    }
+
+    fn keep_one_early(&mut self, entry: Entry) {
+        let room = usize::try_from(self.options.window).unwrap_or(usize::MAX);
+        if self.early.len() < room || self.early.contains_key(&entry.op()) {
+            self.early.insert(entry.op(), entry);
+        } else {
+            self.counters.count(Ignored::BufferFull);
+        }
+    }
+
+    /// VRR §4.1, step 4: one cumulative PrepareOk for the turn, for what is durable only.
+    pub(super) fn flush_prepare_ok(&mut self, effects: &mut Effects) -> Progress {
+        if !self.ack_due {
+            return Progress::NONE;
+        }
+        self.ack_due = false;
+        let (view, op) = (self.view, self.durable);
+        let checksum = self
+            .log
+            .checksum(op)
+            .expect("what is durable is in the log");
+        effects.send(
+            self.primary(),
+            Message::PrepareOk(PrepareOk { view, op, checksum }),
+        );
+        Progress::NONE
+    }
+}

@@ -1,0 +1,343 @@
+//! State transfer (VRR §5.2): fetching entries of the own view, and the log of a newer one.
+//!
+//! A replica that is behind within its view appends what it gets. A replica that enters a view
+//! collects that view's log *beside* its own, from the last entry that both have, and installs
+//! it at once when it is complete: until then its old log is all that it has to bring into a
+//! further view change, and it may hold the only other copy of a committed entry.
+
+use super::{Replica, Role, Status};
+use crate::counters::Ignored;
+use crate::effects::{Effects, Progress};
+use crate::ids::{Checksum, Incarnation, Nonce, OpNumber, ReplicaId};
+use crate::log::{Entry, Tail, is_chained};
+use crate::message::{GetState, Message, NewState};
+use alloc::vec::Vec;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Nonces that no earlier life of this replica has used.
+#[derive(Debug)]
+pub(super) struct Nonces {
+    incarnation: Incarnation,
+    count: u64,
+}
+
+impl Nonces {
+    pub(super) fn new(incarnation: Incarnation) -> Self {
+        Self {
+            incarnation,
+            count: 0,
+        }
+    }
+
+    fn fresh(&mut self) -> Nonce {
+        self.count = self.count.wrapping_add(1);
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.incarnation.0.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.count.to_le_bytes());
+        Nonce(xxh3_64(&bytes))
+    }
+}
+
+/// Entries that are being fetched.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    source: ReplicaId,
+    nonce: Nonce,
+    purpose: Purpose,
+}
+
+#[derive(Debug)]
+enum Purpose {
+    /// Normal: what is missing of the own view's log, to be appended.
+    Gap,
+    /// Between views: the log that the view starts or has started with.
+    Log {
+        /// The last entry of our log that is of it.
+        common: OpNumber,
+        /// What follows `common` in it, as far as it is here.
+        suffix: Vec<Entry>,
+        /// What it must end like.
+        tail: Tail,
+        /// What is known to be committed of it.
+        commit: OpNumber,
+    },
+}
+
+impl Transfer {
+    /// Whether it fills a gap of the own view's log.
+    pub(super) fn is_gap(&self) -> bool {
+        matches!(self.purpose, Purpose::Gap)
+    }
+}
+
+/// Asking.
+impl Replica {
+    /// Makes the log that ends in `tail` the log of our view. Installs it at once if we have
+    /// all of it; else fetches the rest from `source`.
+    pub(super) fn adopt(
+        &mut self,
+        source: ReplicaId,
+        tail: Tail,
+        commit: OpNumber,
+        effects: &mut Effects,
+    ) -> Progress {
+        let common = self.common_prefix(&tail).filter(|_| commit <= tail.op());
+        let Some(common) = common else {
+            return self.ignore(Ignored::Inconsistent);
+        };
+        if common == tail.op() {
+            return self.enter_with(common, Vec::new(), commit, effects);
+        }
+        let purpose = Purpose::Log {
+            common,
+            suffix: Vec::new(),
+            tail,
+            commit,
+        };
+        self.transfer = Some(Transfer {
+            source,
+            nonce: self.nonces.fresh(),
+            purpose,
+        });
+        self.emit_get_state(effects);
+        Progress::ROLE_CHANGED
+    }
+
+    /// The last entry that our log certainly has in common with the log that ends in `tail`:
+    /// the highest with equal checksums, and in any case what is committed here.
+    fn common_prefix(&self, tail: &Tail) -> Option<OpNumber> {
+        let lowest = self.commit.max(tail.commit()).0;
+        let highest = self.log.op().min(tail.op()).0;
+        let equal = (lowest..=highest).rev().map(OpNumber).find(|&op| {
+            let theirs = tail.checksum(op);
+            theirs.is_some() && self.log.checksum(op) == theirs
+        });
+        equal.or((self.commit < tail.commit()).then_some(self.commit))
+    }
+
+    fn enter_with(
+        &mut self,
+        common: OpNumber,
+        suffix: Vec<Entry>,
+        commit: OpNumber,
+        effects: &mut Effects,
+    ) -> Progress {
+        if self.primary() == self.id {
+            self.start_view(common, suffix, commit, effects)
+        } else {
+            self.follow_view(common, suffix, commit, effects)
+        }
+    }
+
+    /// Normal backup: asks the primary for what is missing, once; the timeout asks again.
+    pub(super) fn fill_gap(&mut self, effects: &mut Effects) -> Progress {
+        assert_eq!(self.role(), Role::Backup, "a primary has its view's log");
+        if self.commit_heard <= self.log.op() && self.early.is_empty() {
+            self.transfer = None;
+        } else if self.transfer.is_none() {
+            let (source, nonce) = (self.primary(), self.nonces.fresh());
+            self.transfer = Some(Transfer {
+                source,
+                nonce,
+                purpose: Purpose::Gap,
+            });
+            self.emit_get_state(effects);
+        }
+        Progress::NONE
+    }
+
+    /// The last entry that need not be sent to us.
+    fn transferred(&self, transfer: &Transfer) -> (OpNumber, Checksum) {
+        let (common, suffix) = match &transfer.purpose {
+            Purpose::Gap => (self.log.op(), &[][..]),
+            Purpose::Log { common, suffix, .. } => (*common, &suffix[..]),
+        };
+        suffix.last().map_or_else(
+            || {
+                (
+                    common,
+                    self.log
+                        .checksum(common)
+                        .expect("common entries are in the log"),
+                )
+            },
+            |last| (last.op(), last.checksum()),
+        )
+    }
+
+    fn emit_get_state(&self, effects: &mut Effects) {
+        let Some(transfer) = &self.transfer else {
+            return;
+        };
+        let (after, checksum) = self.transferred(transfer);
+        let get = GetState {
+            view: self.view,
+            after,
+            checksum,
+            nonce: transfer.nonce,
+        };
+        effects.send(transfer.source, Message::GetState(get));
+    }
+
+    /// A timeout: no page has arrived. Asks again; a new primary asks whoever else brought the
+    /// same log.
+    pub fn resend_get_state(&mut self, effects: &mut Effects) -> Progress {
+        self.invariants();
+        match self.role() {
+            Role::Backup if self.transfer.is_none() => return self.fill_gap(effects),
+            Role::Backup | Role::CatchingUp => {}
+            Role::Primary | Role::ViewChange | Role::Recovering => {
+                return self.ignore(Ignored::WrongRole);
+            }
+        }
+        self.change_source();
+        self.emit_get_state(effects);
+        Progress::NONE
+    }
+
+    fn change_source(&mut self) {
+        let Some(transfer) = &mut self.transfer else {
+            return;
+        };
+        let Purpose::Log { tail, .. } = &transfer.purpose else {
+            return;
+        };
+        let head = tail.headers().last();
+        let same = self.brought.iter().filter(|(id, brought)| {
+            **id != self.id
+                && brought.tail.op() == tail.op()
+                && brought.tail.headers().last() == head
+        });
+        let mut others = same.map(|(&id, _)| id);
+        let first = others.clone().next();
+        let next = others.find(|&id| id > transfer.source).or(first);
+        transfer.source = next.unwrap_or(transfer.source);
+    }
+}
+
+/// Answering, and using the answer.
+impl Replica {
+    /// VRR §5.2: only a replica of the same view answers. Between views the log is frozen, and
+    /// who asks can verify it.
+    pub(super) fn on_get_state(
+        &mut self,
+        from: ReplicaId,
+        get: GetState,
+        effects: &mut Effects,
+    ) -> Progress {
+        let GetState {
+            view,
+            after,
+            checksum,
+            nonce,
+        } = get;
+        if view < self.view {
+            return self.ignore(Ignored::OldView);
+        }
+        if view > self.view || self.log.checksum(after) != Some(checksum) {
+            return self.ignore(Ignored::CannotServe);
+        }
+        let (op, commit) = (self.log.op(), self.commit);
+        let entries = self.log.page(after, op, self.options.page_budget_bytes);
+        let page = NewState {
+            view,
+            nonce,
+            entries,
+            op,
+            commit,
+        };
+        effects.send(from, Message::NewState(page));
+        Progress::NONE
+    }
+
+    /// VRR §5.2: a page arrives. Only the answer to our last question is used.
+    pub(super) fn on_new_state(
+        &mut self,
+        from: ReplicaId,
+        new: NewState,
+        effects: &mut Effects,
+    ) -> Progress {
+        if new.view < self.view {
+            return self.ignore(Ignored::OldView);
+        }
+        let asked = self
+            .transfer
+            .take_if(|transfer| transfer.nonce == new.nonce);
+        let Some(transfer) = asked.filter(|_| new.view == self.view) else {
+            return self.ignore(Ignored::StaleNonce);
+        };
+        let (last, checksum) = self.transferred(&transfer);
+        let fits = is_chained(&new.entries)
+            && match transfer.purpose {
+                Purpose::Gap => from == self.primary(),
+                Purpose::Log { .. } => new
+                    .entries
+                    .first()
+                    .is_some_and(|first| first.op() == last.next() && first.parent() == checksum),
+            };
+        if !fits {
+            self.transfer = Some(transfer);
+            return self.ignore(Ignored::Inconsistent);
+        }
+        match transfer.purpose {
+            Purpose::Gap => self.append_page(new, effects),
+            Purpose::Log { .. } => self.collect_page(transfer, new.entries, effects),
+        }
+    }
+
+    fn append_page(&mut self, new: NewState, effects: &mut Effects) -> Progress {
+        assert_eq!(self.status, Status::Normal);
+        let before = self.log.op();
+        self.take(new.entries);
+        self.take_early();
+        let progress = self.raise_commit(new.commit, effects);
+        if self.log.op() == before {
+            // Nothing leads to what came early: it is not of this log, or will be sent again.
+            self.early.clear();
+            return progress;
+        }
+        self.ack_due = true;
+        progress | Progress::TRANSFERRED | self.fill_gap(effects)
+    }
+
+    /// Puts a page beside our log; installs when the last entry is there.
+    fn collect_page(
+        &mut self,
+        mut transfer: Transfer,
+        entries: Vec<Entry>,
+        effects: &mut Effects,
+    ) -> Progress {
+        let Purpose::Log {
+            common,
+            suffix,
+            tail,
+            commit,
+        } = &mut transfer.purpose
+        else {
+            unreachable!("pages are collected for a log");
+        };
+        for entry in entries
+            .into_iter()
+            .take_while(|entry| entry.op() <= tail.op())
+        {
+            if tail
+                .checksum(entry.op())
+                .is_some_and(|checksum| checksum != entry.checksum())
+            {
+                // What is here does not lead to the log that we were promised: begin again.
+                suffix.clear();
+                self.transfer = Some(transfer);
+                return self.ignore(Ignored::Diverged);
+            }
+            suffix.push(entry);
+        }
+        if suffix.last().is_some_and(|last| last.op() == tail.op()) {
+            let (common, commit, suffix) = (*common, *commit, core::mem::take(suffix));
+            return Progress::TRANSFERRED | self.enter_with(common, suffix, commit, effects);
+        }
+        transfer.nonce = self.nonces.fresh();
+        self.transfer = Some(transfer);
+        self.emit_get_state(effects);
+        Progress::TRANSFERRED
+    }
+}

@@ -1,0 +1,124 @@
+//! What can be read of a replica.
+
+use super::Replica;
+use crate::configuration::{Configuration, Options};
+use crate::counters::Counters;
+use crate::ids::{Incarnation, OpNumber, ReplicaId, View};
+use crate::log::Entry;
+
+/// VRR §4: what a replica is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Serving its view.
+    Normal,
+    /// Between views.
+    ViewChange,
+    /// Not a member (yet): takes part in nothing.
+    Recovering,
+}
+
+/// Status and place in the view: which timeouts apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Normal, and primary: `resend_prepares`, `heartbeat`, `abdicate`, `expire_votes`.
+    Primary,
+    /// Normal, and not primary: `suspect_primary`, `resend_get_state`, `expire_votes`.
+    Backup,
+    /// Waiting for DoViewChanges or a StartView: `resend_view_change`, `give_up_view`,
+    /// `expire_votes`.
+    ViewChange,
+    /// Knows the log of its view and fetches what it lacks of it: `resend_get_state`,
+    /// `give_up_view`, `expire_votes`.
+    CatchingUp,
+    /// Not a member (yet): `announce`.
+    Recovering,
+}
+
+/// What can be read.
+impl Replica {
+    /// Its index in the configuration.
+    pub fn id(&self) -> ReplicaId {
+        self.id
+    }
+
+    /// The group.
+    pub fn configuration(&self) -> &Configuration {
+        &self.group
+    }
+
+    /// Its knobs.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// This life of the replica.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// What it is doing.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// What it is doing, and as what.
+    pub fn role(&self) -> Role {
+        match self.status {
+            Status::Normal if self.primary() == self.id => Role::Primary,
+            Status::Normal => Role::Backup,
+            Status::ViewChange if self.transfer.is_some() => Role::CatchingUp,
+            Status::ViewChange => Role::ViewChange,
+            Status::Recovering => Role::Recovering,
+        }
+    }
+
+    /// Whether it is the primary of its view, and normal.
+    pub fn is_primary(&self) -> bool {
+        self.role() == Role::Primary
+    }
+
+    /// The primary of its view.
+    pub fn primary(&self) -> ReplicaId {
+        self.group.primary(self.view)
+    }
+
+    /// The highest view it has joined.
+    pub fn view(&self) -> View {
+        self.view
+    }
+
+    /// The view whose log it has (VRR: v', last normal view).
+    pub fn log_view(&self) -> View {
+        self.log_view
+    }
+
+    /// The op-number of its last entry.
+    pub fn op(&self) -> OpNumber {
+        self.log.op()
+    }
+
+    /// Its commit-number.
+    pub fn commit(&self) -> OpNumber {
+        self.commit
+    }
+
+    /// How far it has executed.
+    pub fn executed(&self) -> OpNumber {
+        self.applied
+    }
+
+    /// The entry at `op`: what a journal is to write.
+    pub fn entry(&self, op: OpNumber) -> Option<&Entry> {
+        self.log.get(op)
+    }
+
+    /// Whether it has stopped leading because no quorum answers.
+    pub fn is_abdicating(&self) -> bool {
+        self.abdicating
+    }
+
+    /// What was ignored, and why.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}

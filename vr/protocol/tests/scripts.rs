@@ -1,0 +1,469 @@
+//! Scenarios as text: commands and what comes of them, in `tests/scripts/*.txt`.
+//!
+//! A block is a few commands, a line `----`, and the recorded transcript. After a change in
+//! behaviour, `SCRIPTS_RECORD=1 cargo test -p viewring-protocol --test scripts` records anew;
+//! read the difference.
+//!
+//! | command | meaning |
+//! |---|---|
+//! | `group N [window=W] [page=BYTES]` | N founding members of view 0 |
+//! | `register C R` / `request C NUMBER BODY R` | client C asks replica R |
+//! | `deliver [KIND] [A->B] [first]` | delivers what matches of what is on its way; `*` is any |
+//! | `drop …` / `duplicate …` | the same choice, lost or doubled |
+//! | `stabilize [except R]` | delivers all, and what comes of it; nothing to or from R |
+//! | `quiet …` | any command, its transcript left out |
+//! | `timeout R NAME` | a timeout expires |
+//! | `disk R hold` / `disk R write` | the journal of R stalls / completes |
+//! | `crash R` | R stops for ever |
+//! | `state` | all replicas |
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::path::Path;
+use viewring_protocol::{
+    Checksum, ClientId, Configuration, Durable, Effect, Effects, Entry, Kind, Message, OpNumber,
+    Options, Outcome, Progress, Replica, ReplicaId, Reply, Request, RequestNumber,
+};
+
+/// What no timeout of this test waits for.
+fn skip(_: Progress) {}
+
+struct Node {
+    replica: Replica,
+    up: bool,
+    disk_holds: bool,
+    disk: VecDeque<Durable>,
+    executed: Vec<String>,
+}
+
+#[derive(Clone)]
+struct Packet {
+    from: ReplicaId,
+    to: ReplicaId,
+    message: Message,
+}
+
+#[derive(Default)]
+struct Stage {
+    nodes: Vec<Node>,
+    network: VecDeque<Packet>,
+    sessions: BTreeMap<ClientId, OpNumber>,
+    committed: BTreeMap<OpNumber, Checksum>,
+    out: String,
+}
+
+fn ops(entries: &[Entry]) -> String {
+    match entries {
+        [] => "nothing".into(),
+        [first, .., last] => format!("{}..{}", first.op(), last.op()),
+        [one] => one.op().to_string(),
+    }
+}
+
+fn describe(message: &Message) -> String {
+    let text = match message {
+        Message::Prepare(m) => format!("v{} n{} k{}", m.view, ops(&m.entries), m.commit),
+        Message::PrepareOk(m) => format!("v{} n{}", m.view, m.op),
+        Message::Commit(m) => format!("v{} k{}", m.view, m.commit),
+        Message::StartViewChange(m) => {
+            format!("v{} {}", m.view, if m.joined { "joined" } else { "vote" })
+        }
+        Message::DoViewChange(m) => {
+            let (n, k) = (m.tail.op(), m.tail.commit());
+            format!("v{} last-normal v{} n{n} k{k}", m.view, m.log_view)
+        }
+        Message::StartView(m) => format!("v{} n{} k{}", m.view, m.tail.op(), m.tail.commit()),
+        Message::GetState(m) => format!("v{} after n{}", m.view, m.after),
+        Message::NewState(m) => format!("v{} n{} k{}", m.view, ops(&m.entries), m.commit),
+        Message::Request(_) | Message::Reply(_) | Message::Hello(_) => String::new(),
+    };
+    format!("{} {text}", message.name())
+}
+
+fn describe_reply(reply: &Reply) -> String {
+    let outcome = match &reply.outcome {
+        Outcome::Registered { session } => format!("registered, session {session}"),
+        Outcome::Result(result) => String::from_utf8_lossy(result).into_owned(),
+        Outcome::NotPrimary => "not primary".into(),
+        Outcome::Busy => "busy".into(),
+        Outcome::NoSession => "no session".into(),
+        Outcome::TooLarge => "too large".into(),
+    };
+    format!(
+        "client {} #{} v{}: {outcome}",
+        reply.client, reply.number, reply.view
+    )
+}
+
+struct Choice<'a> {
+    kind: Option<&'a str>,
+    from: Option<u8>,
+    to: Option<u8>,
+    first: bool,
+}
+
+impl<'a> Choice<'a> {
+    fn parse(words: &[&'a str]) -> Self {
+        let mut choice = Self {
+            kind: None,
+            from: None,
+            to: None,
+            first: false,
+        };
+        for word in words {
+            if let Some((from, to)) = word.split_once("->") {
+                choice.from = from.parse().ok();
+                choice.to = to.parse().ok();
+            } else if *word == "first" {
+                choice.first = true;
+            } else {
+                choice.kind = Some(word);
+            }
+        }
+        choice
+    }
+
+    fn fits(&self, packet: &Packet) -> bool {
+        self.kind.is_none_or(|kind| packet.message.name() == kind)
+            && self.from.is_none_or(|from| packet.from.0 == from)
+            && self.to.is_none_or(|to| packet.to.0 == to)
+    }
+}
+
+impl Stage {
+    fn say(&mut self, line: &str) {
+        writeln!(self.out, "{}", line.trim_end()).expect("a string");
+    }
+
+    fn run(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["quiet", rest @ ..] => {
+                let before = self.out.len();
+                self.run(&rest.join(" "));
+                self.out.truncate(before);
+            }
+            ["group", count, knobs @ ..] => self.group(count, knobs),
+            ["register", client, to] => self.request(client, "0", "", to),
+            ["request", client, number, body, to] => self.request(client, number, body, to),
+            ["deliver", rest @ ..] => {
+                for packet in self.take(rest) {
+                    self.deliver(packet);
+                }
+            }
+            ["drop", rest @ ..] => {
+                for packet in self.take(rest) {
+                    self.say(&format!("lost {}", name(&packet)));
+                }
+            }
+            ["duplicate", rest @ ..] => {
+                for packet in self.take(rest) {
+                    self.network.push_back(packet.clone());
+                    self.network.push_back(packet);
+                }
+            }
+            ["stabilize"] => self.stabilize(None),
+            ["stabilize", "except", one] => self.stabilize(Some(one.parse().expect("an id"))),
+            ["timeout", one, name] => self.timeout(index(one), name),
+            ["disk", one, "hold"] => self.nodes[index(one)].disk_holds = true,
+            ["disk", one, "write"] => {
+                self.nodes[index(one)].disk_holds = false;
+                self.turn(index(one), Effects::new());
+            }
+            ["crash", one] => self.nodes[index(one)].up = false,
+            ["state"] => self.state(),
+            unknown => panic!("no command {unknown:?}"),
+        }
+    }
+
+    fn group(&mut self, count: &str, knobs: &[&str]) {
+        let mut options = Options::default();
+        for knob in knobs {
+            match knob.split_once('=').expect("name=value") {
+                ("window", value) => options.window = value.parse().expect("a number"),
+                ("page", value) => options.page_budget_bytes = value.parse().expect("a number"),
+                unknown => panic!("no knob {unknown:?}"),
+            }
+        }
+        let group = Configuration::new(count.parse().expect("a number")).expect("odd");
+        for id in group.replicas() {
+            let replica = Replica::founding_member(id, group, options);
+            let (disk, executed) = (VecDeque::new(), Vec::new());
+            self.nodes.push(Node {
+                replica,
+                up: true,
+                disk_holds: false,
+                disk,
+                executed,
+            });
+        }
+        // Members greet: of no interest here.
+        for which in 0..self.nodes.len() {
+            self.turn(which, Effects::new());
+        }
+        self.network.clear();
+        self.out.clear();
+    }
+
+    fn request(&mut self, client: &str, number: &str, body: &str, to: &str) {
+        let client = ClientId(client.parse().expect("a number"));
+        let number = RequestNumber(number.parse().expect("a number"));
+        let register = number == RequestNumber::ZERO;
+        let kind = if register {
+            Kind::Register
+        } else {
+            Kind::Operation
+        };
+        let session = if register {
+            OpNumber::ZERO
+        } else {
+            self.sessions[&client]
+        };
+        let request = Request {
+            client,
+            session,
+            number,
+            kind,
+            body: body.as_bytes().into(),
+        };
+        let mut effects = Effects::new();
+        let which = index(to);
+        let progress = self.nodes[which].replica.on_request(request, &mut effects);
+        assert!(progress.is_empty());
+        self.turn(which, effects);
+    }
+
+    fn take(&mut self, words: &[&str]) -> Vec<Packet> {
+        let choice = Choice::parse(words);
+        let mut taken = Vec::new();
+        let mut left = VecDeque::new();
+        for packet in self.network.drain(..) {
+            if choice.fits(&packet) && !(choice.first && !taken.is_empty()) {
+                taken.push(packet);
+            } else {
+                left.push_back(packet);
+            }
+        }
+        self.network = left;
+        assert!(
+            words.is_empty() || !taken.is_empty(),
+            "nothing fits {words:?}"
+        );
+        taken
+    }
+
+    fn stabilize(&mut self, except: Option<u8>) {
+        for _ in 0..2000 {
+            let touches = |packet: &Packet| {
+                except.is_some_and(|one| packet.from.0 == one || packet.to.0 == one)
+            };
+            let Some(place) = self.network.iter().position(|packet| !touches(packet)) else {
+                return;
+            };
+            let packet = self.network.remove(place).expect("there");
+            self.deliver(packet);
+        }
+        panic!("never stable");
+    }
+
+    fn deliver(&mut self, packet: Packet) {
+        let which = packet.to.index();
+        if !self.nodes[which].up {
+            return;
+        }
+        self.say(&name(&packet));
+        let mut effects = Effects::new();
+        let replica = &mut self.nodes[which].replica;
+        let before: Vec<_> = replica.counters().iter().collect();
+        let progress = replica.on_message(packet.from, packet.message, &mut effects);
+        let after: Vec<_> = replica.counters().iter().collect();
+        for (new, old) in after.iter().zip(&before) {
+            if new.1 > old.1 {
+                self.say(&format!("  ignored: {}", new.0));
+            }
+        }
+        skip(progress);
+        self.turn(which, effects);
+    }
+
+    fn timeout(&mut self, which: usize, name: &str) {
+        let mut effects = Effects::new();
+        let replica = &mut self.nodes[which].replica;
+        let progress = match name {
+            "resend_prepares" => replica.resend_prepares(&mut effects),
+            "heartbeat" => replica.heartbeat(&mut effects),
+            "abdicate" => replica.abdicate(&mut effects),
+            "suspect_primary" => replica.suspect_primary(&mut effects),
+            "resend_view_change" => replica.resend_view_change(&mut effects),
+            "give_up_view" => replica.give_up_view(&mut effects),
+            "resend_get_state" => replica.resend_get_state(&mut effects),
+            "expire_votes" => {
+                replica.expire_votes();
+                return;
+            }
+            unknown => panic!("no timeout {unknown}"),
+        };
+        skip(progress);
+        self.turn(which, effects);
+    }
+
+    /// The rest of a turn: flush, write, execute, send.
+    fn turn(&mut self, which: usize, mut effects: Effects) {
+        let node = &mut self.nodes[which];
+        skip(node.replica.flush(&mut effects));
+        self.perform(which, &mut effects);
+        let node = &mut self.nodes[which];
+        if !node.disk_holds {
+            for durable in node.disk.drain(..) {
+                skip(node.replica.on_durable(durable, &mut effects));
+            }
+        }
+        while let Some(entry) = node.replica.next_to_apply() {
+            let body = String::from_utf8_lossy(entry.body()).into_owned();
+            node.executed.push(body);
+            let result = node.executed.concat();
+            node.replica.applied(result.as_bytes(), &mut effects);
+        }
+        self.perform(which, &mut effects);
+        self.agree(which);
+    }
+
+    fn agree(&mut self, which: usize) {
+        let replica = &self.nodes[which].replica;
+        for op in (1..=replica.commit().0).map(OpNumber) {
+            let checksum = replica.entry(op).expect("committed").checksum();
+            let first = *self.committed.entry(op).or_insert(checksum);
+            assert_eq!(first, checksum, "two entries are committed at {op}");
+        }
+    }
+
+    fn perform(&mut self, which: usize, effects: &mut Effects) {
+        let from = self.nodes[which].replica.id();
+        for effect in effects.drain() {
+            match effect {
+                Effect::Send { to, message } => {
+                    self.say(&format!("  {from}->{to} {}", describe(&message)));
+                    self.network.push_back(Packet { from, to, message });
+                }
+                Effect::Broadcast(message) => {
+                    self.say(&format!("  {from}->* {}", describe(&message)));
+                    for to in (0..self.nodes.len()).map(|to| ReplicaId(u8::try_from(to).unwrap())) {
+                        if to != from {
+                            let message = message.clone();
+                            self.network.push_back(Packet { from, to, message });
+                        }
+                    }
+                }
+                Effect::Reply(reply) => {
+                    if let Outcome::Registered { session } = reply.outcome {
+                        self.sessions.insert(reply.client, session);
+                    }
+                    self.say(&format!("  {}", describe_reply(&reply)));
+                }
+                Effect::Persist(persist) => {
+                    self.nodes[which].disk.push_back(persist.written());
+                }
+            }
+        }
+    }
+
+    fn state(&mut self) {
+        let lines: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| {
+                let replica = &node.replica;
+                let log: Vec<_> = (1..=replica.op().0)
+                    .map(|op| {
+                        let entry = replica.entry(OpNumber(op)).expect("in the log");
+                        match entry.kind() {
+                            Kind::Register => format!("+{}", entry.client()),
+                            Kind::Operation => String::from_utf8_lossy(entry.body()).into_owned(),
+                        }
+                    })
+                    .collect();
+                format!(
+                    "{}{} {:?} v{} last-normal v{} k{} log [{}] executed [{}]",
+                    replica.id(),
+                    if node.up { "" } else { " (crashed)" },
+                    replica.role(),
+                    replica.view(),
+                    replica.log_view(),
+                    replica.commit(),
+                    log.join(" "),
+                    node.executed.join(" "),
+                )
+            })
+            .collect();
+        for line in lines {
+            self.say(&line);
+        }
+    }
+}
+
+fn index(word: &str) -> usize {
+    word.parse().expect("the id of a replica")
+}
+
+fn name(packet: &Packet) -> String {
+    format!(
+        "{}->{} {}",
+        packet.from,
+        packet.to,
+        describe(&packet.message)
+    )
+}
+
+/// Runs a script; what it should read like.
+fn play(script: &str) -> String {
+    let mut stage = Stage::default();
+    let mut recorded = String::new();
+    let mut in_transcript = false;
+    for line in script.lines() {
+        match line.trim_end() {
+            "----" => {
+                in_transcript = true;
+                recorded += "----\n";
+                recorded += &std::mem::take(&mut stage.out);
+            }
+            "" => {
+                if !in_transcript {
+                    stage.out.clear();
+                }
+                in_transcript = false;
+                recorded += "\n";
+            }
+            _ if in_transcript => {}
+            text => {
+                if !text.starts_with('#') {
+                    stage.run(text);
+                }
+                recorded += text;
+                recorded += "\n";
+            }
+        }
+    }
+    recorded
+}
+
+#[test]
+fn scripts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .expect("the folder")
+        .map(|file| file.expect("an entry").path())
+        .collect();
+    files.sort();
+    assert!(files.len() >= 17, "the scripts are there");
+    let record = std::env::var_os("SCRIPTS_RECORD").is_some();
+    for file in files {
+        println!("{}", file.display());
+        let script = std::fs::read_to_string(&file).expect("a script");
+        let played = play(&script);
+        if record {
+            std::fs::write(&file, played).expect("writable");
+        } else {
+            assert_eq!(played, script, "{} reads differently now", file.display());
+        }
+    }
+}

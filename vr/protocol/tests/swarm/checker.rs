@@ -1,0 +1,178 @@
+//! What must be true of all replicas together. It sees their state and the replies; they never
+//! see it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use viewring_protocol::{
+    Checksum, ClientId, Entry, Kind, OpNumber, Outcome, Replica, Reply, RequestNumber, Status, View,
+};
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    view: View,
+    log_view: View,
+    op: OpNumber,
+    commit: OpNumber,
+    executed: OpNumber,
+}
+
+/// The history of one run.
+#[derive(Debug, Default)]
+pub(crate) struct Checker {
+    seen: BTreeMap<u8, Seen>,
+    /// What was committed, and in which view that was first seen.
+    committed: BTreeMap<OpNumber, (Checksum, View)>,
+    logs: BTreeMap<(View, OpNumber), Checksum>,
+    primaries: BTreeMap<View, u8>,
+    executed: BTreeMap<(ClientId, RequestNumber), OpNumber>,
+    executed_by: BTreeSet<(u8, ClientId, RequestNumber)>,
+    results: BTreeMap<(ClientId, RequestNumber), Outcome>,
+}
+
+impl Checker {
+    /// A replica had its turn.
+    pub(crate) fn observe(&mut self, all: &[&Replica], which: usize) {
+        let replica = all[which];
+        let before = self.seen.get(&replica.id().0).copied().unwrap_or_default();
+        let now = Seen {
+            view: replica.view(),
+            log_view: replica.log_view(),
+            op: replica.op(),
+            commit: replica.commit(),
+            executed: replica.executed(),
+        };
+        assert!(now.view >= before.view, "a view fell");
+        assert!(now.log_view >= before.log_view, "a log view fell");
+        assert!(now.commit >= before.commit, "a commit-number fell");
+        assert!(now.executed >= before.executed, "an execution was undone");
+        self.one_log_per_view(replica, before, now);
+        self.commit_agreement(all, replica, before, now);
+        if replica.is_primary() {
+            let first = *self.primaries.entry(now.view).or_insert(replica.id().0);
+            assert_eq!(first, replica.id().0, "two primaries in view {}", now.view);
+        }
+        self.seen.insert(replica.id().0, now);
+    }
+
+    fn one_log_per_view(&mut self, replica: &Replica, before: Seen, now: Seen) {
+        let same_log = before.log_view == now.log_view;
+        assert!(
+            !same_log || now.op >= before.op,
+            "a log was cut within its view"
+        );
+        let from = if same_log { before.op.0 } else { 0 };
+        for op in (from..now.op.0).map(|op| OpNumber(op + 1)) {
+            let checksum = checksum(replica, op);
+            let first = *self.logs.entry((now.log_view, op)).or_insert(checksum);
+            assert_eq!(
+                first, checksum,
+                "two logs of view {} differ at {op}",
+                now.log_view
+            );
+        }
+    }
+
+    fn commit_agreement(&mut self, all: &[&Replica], replica: &Replica, before: Seen, now: Seen) {
+        for op in (before.commit.0..now.commit.0).map(|op| OpNumber(op + 1)) {
+            let checksum = checksum(replica, op);
+            let known = self.committed.get(&op).map(|(checksum, _)| *checksum);
+            assert!(
+                known.is_none_or(|known| known == checksum),
+                "two entries committed at {op}"
+            );
+            if known.is_none() {
+                self.committed.insert(op, (checksum, now.view));
+                Self::committed_on_quorum(all, op, checksum);
+            }
+        }
+        // Committed immutable: what a later view starts with contains it. (A late replica may
+        // still install the log of an earlier view.)
+        if replica.status() == Status::Normal && before.log_view < now.log_view {
+            for (op, (known, view)) in &self.committed {
+                let kept = replica
+                    .entry(*op)
+                    .is_some_and(|entry| entry.checksum() == *known);
+                assert!(
+                    kept || *view >= now.log_view,
+                    "a committed entry was lost at {op}"
+                );
+            }
+        }
+    }
+
+    fn committed_on_quorum(all: &[&Replica], op: OpNumber, checksum: Checksum) {
+        let holders = all
+            .iter()
+            .filter(|replica| {
+                replica
+                    .entry(op)
+                    .is_some_and(|entry| entry.checksum() == checksum)
+            })
+            .count();
+        assert!(
+            holders > all.len() / 2,
+            "{op} committed with {holders} copies"
+        );
+    }
+
+    /// A replica executes an entry.
+    pub(crate) fn execute(&mut self, replica: u8, entry: &Entry) {
+        assert_eq!(entry.kind(), Kind::Operation);
+        let request = (entry.client(), entry.number());
+        let first = *self.executed.entry(request).or_insert(entry.op());
+        assert_eq!(first, entry.op(), "{request:?} is executed at two places");
+        let fresh = self.executed_by.insert((replica, request.0, request.1));
+        assert!(fresh, "{request:?} is executed twice by {replica}");
+        let committed = self
+            .committed
+            .get(&entry.op())
+            .map(|(checksum, _)| *checksum);
+        assert_eq!(committed, Some(entry.checksum()), "not committed");
+    }
+
+    /// A replica answers a client.
+    pub(crate) fn reply(&mut self, reply: &Reply) {
+        match &reply.outcome {
+            Outcome::Result(_) | Outcome::Registered { .. } => {}
+            Outcome::NotPrimary | Outcome::Busy | Outcome::NoSession | Outcome::TooLarge => return,
+        }
+        let request = (reply.client, reply.number);
+        let first = self
+            .results
+            .entry(request)
+            .or_insert_with(|| reply.outcome.clone());
+        assert_eq!(*first, reply.outcome, "{request:?} has two results");
+        if let Outcome::Result(_) = reply.outcome {
+            assert!(
+                self.executed.contains_key(&request),
+                "a reply without execution"
+            );
+        }
+    }
+
+    /// At the end: all who live have everything that was ever committed.
+    pub(crate) fn converged(&self, live: &[&Replica]) {
+        for replica in live {
+            let last = self
+                .committed
+                .keys()
+                .next_back()
+                .copied()
+                .unwrap_or_default();
+            assert!(
+                replica.commit() >= last,
+                "{} lacks committed entries",
+                replica.id()
+            );
+            for (op, (known, _)) in &self.committed {
+                assert_eq!(checksum(replica, *op), *known, "{} lost {op}", replica.id());
+            }
+        }
+    }
+}
+
+fn checksum(replica: &Replica, op: OpNumber) -> Checksum {
+    replica
+        .entry(op)
+        .expect("the log holds what it counts")
+        .checksum()
+}

@@ -1,0 +1,537 @@
+//! The bytes: fixed, strict, and harmless.
+
+use proptest::prelude::*;
+use viewring_protocol::wire::{self, WireError};
+use viewring_protocol::{
+    Checksum, ClientId, Commit, Configuration, DoViewChange, Effects, Entry, GetState, Header,
+    Hello, Incarnation, Kind, Message, NewState, Nonce, OpNumber, Options, Outcome, Prepare,
+    PrepareOk, Progress, Replica, ReplicaId, Reply, Request, RequestNumber, StartView,
+    StartViewChange, Tail, View,
+};
+
+/// What no timeout of this test waits for.
+fn skip(_: Progress) {}
+
+fn bytes_of(message: &Message) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    wire::encode(message, &mut bytes);
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn request() -> Request {
+    Request {
+        client: ClientId(1),
+        session: OpNumber(2),
+        number: RequestNumber(3),
+        kind: Kind::Operation,
+        body: [0xab, 0xcd].into(),
+    }
+}
+
+fn reply(outcome: Outcome) -> Message {
+    let (view, client, number) = (View(1), ClientId(2), RequestNumber(3));
+    Message::Reply(Reply {
+        view,
+        client,
+        number,
+        outcome,
+    })
+}
+
+fn tail() -> Tail {
+    let header = |view, checksum| Header {
+        view: View(view),
+        checksum: Checksum(checksum),
+    };
+    Tail::new(OpNumber(4), vec![header(5, 6), header(7, 8)]).expect("two headers")
+}
+
+/// A number as it must appear, given in little-endian hex digits without its trailing zeros.
+fn number(start: &str) -> String {
+    format!("{start:0<16}")
+}
+
+fn numbers(starts: &[&str]) -> String {
+    starts.iter().map(|start| number(start)).collect()
+}
+
+#[test]
+fn golden_bytes() {
+    let entry = Entry::new(OpNumber(9), View(1), Checksum(0x11), &request());
+    let run = numbers(&["09", "11"])
+        + "01000000"
+        + &numbers(&["01", "01", "02", "03"])
+        + "01"
+        + "02000000"
+        + "abcd";
+    let two = numbers(&["04"]) + "02000000" + &numbers(&["05", "06", "07", "08"]);
+    let cases = [
+        (
+            1,
+            Message::Request(request()),
+            numbers(&["01", "02", "03"]) + "01" + "02000000abcd",
+        ),
+        (
+            2,
+            reply(Outcome::Registered {
+                session: OpNumber(0x0102),
+            }),
+            numbers(&["01", "02", "03"]) + "00" + &number("0201"),
+        ),
+        (
+            2,
+            reply(Outcome::Result([7].into())),
+            numbers(&["01", "02", "03"]) + "01" + "0100000007",
+        ),
+        (
+            2,
+            reply(Outcome::NotPrimary),
+            numbers(&["01", "02", "03"]) + "02",
+        ),
+        (2, reply(Outcome::Busy), numbers(&["01", "02", "03"]) + "03"),
+        (
+            2,
+            reply(Outcome::NoSession),
+            numbers(&["01", "02", "03"]) + "04",
+        ),
+        (
+            2,
+            reply(Outcome::TooLarge),
+            numbers(&["01", "02", "03"]) + "05",
+        ),
+        (
+            3,
+            Message::Prepare(Prepare {
+                view: View(1),
+                entries: vec![entry.clone()],
+                commit: OpNumber(8),
+            }),
+            numbers(&["01", "08"]) + &run,
+        ),
+        (
+            4,
+            Message::PrepareOk(PrepareOk {
+                view: View(1),
+                op: OpNumber(2),
+                checksum: Checksum(u64::MAX),
+            }),
+            numbers(&["01", "02", "ffffffffffffffff"]),
+        ),
+        (
+            5,
+            Message::Commit(Commit {
+                view: View(1),
+                commit: OpNumber(2),
+            }),
+            numbers(&["01", "02"]),
+        ),
+        (
+            6,
+            Message::StartViewChange(StartViewChange {
+                view: View(1),
+                joined: true,
+            }),
+            number("01") + "01",
+        ),
+        (
+            7,
+            Message::DoViewChange(DoViewChange {
+                view: View(3),
+                log_view: View(2),
+                root: Checksum(1),
+                tail: tail(),
+            }),
+            numbers(&["03", "02", "01"]) + &two,
+        ),
+        (
+            8,
+            Message::StartView(StartView {
+                view: View(3),
+                tail: tail(),
+            }),
+            number("03") + &two,
+        ),
+        (
+            9,
+            Message::GetState(GetState {
+                view: View(1),
+                after: OpNumber(2),
+                checksum: Checksum(3),
+                nonce: Nonce(4),
+            }),
+            numbers(&["01", "02", "03", "04"]),
+        ),
+        (
+            10,
+            Message::NewState(NewState {
+                view: View(1),
+                nonce: Nonce(4),
+                entries: vec![entry],
+                op: OpNumber(9),
+                commit: OpNumber(8),
+            }),
+            numbers(&["01", "04", "09", "08"]) + &run,
+        ),
+        (
+            11,
+            Message::Hello(Hello {
+                incarnation: Incarnation(1),
+                locked: Some(vec![Incarnation(1), Incarnation(2)]),
+                member: true,
+                view: View(5),
+            }),
+            numbers(&["01", "05"]) + "0101" + "02000000" + &numbers(&["01", "02"]),
+        ),
+    ];
+    for (kind, message, golden) in cases {
+        assert_eq!(message.kind(), kind);
+        assert_eq!(hex(&bytes_of(&message)), golden, "{}", message.name());
+        assert_eq!(wire::decode(kind, &bytes_of(&message)), Ok(message));
+    }
+}
+
+#[test]
+fn the_checksum_of_an_entry_is_fixed() {
+    let entry = Entry::new(OpNumber(9), View(1), Checksum(0x11), &request());
+    assert_eq!(hex(&entry.checksum().0.to_le_bytes()), "e3cde15d1bc59823");
+}
+
+#[test]
+fn a_count_beyond_the_bytes_is_refused_before_anything_is_allocated() {
+    let mut bytes = vec![0; 8];
+    bytes.extend_from_slice(&numbers(&["04"]).as_bytes()[..8]);
+    bytes.extend_from_slice(&u32::MAX.to_le_bytes());
+    assert_eq!(
+        wire::decode(wire::kind::START_VIEW, &bytes),
+        Err(WireError::Truncated)
+    );
+    let mut run = vec![0; 32];
+    run.extend_from_slice(&u32::MAX.to_le_bytes());
+    assert_eq!(
+        wire::decode(wire::kind::PREPARE, &run),
+        Err(WireError::Truncated)
+    );
+}
+
+#[test]
+fn what_is_not_a_message_is_refused() {
+    assert_eq!(wire::decode(0, &[]), Err(WireError::UnknownKind(0)));
+    assert_eq!(wire::decode(12, &[]), Err(WireError::UnknownKind(12)));
+    let mut wish = bytes_of(&Message::StartViewChange(StartViewChange {
+        view: View(1),
+        joined: false,
+    }));
+    wish.push(0);
+    assert_eq!(
+        wire::decode(wire::kind::START_VIEW_CHANGE, &wish),
+        Err(WireError::Trailing)
+    );
+    wish.pop();
+    wish[8] = 2;
+    assert_eq!(
+        wire::decode(wire::kind::START_VIEW_CHANGE, &wish),
+        Err(WireError::BadTag(2))
+    );
+    let no_headers = [0; 8 + 8 + 4];
+    assert_eq!(
+        wire::decode(wire::kind::START_VIEW, &no_headers),
+        Err(WireError::BadNumber)
+    );
+}
+
+/// Numbers that mean something to a young replica, and numbers that end the range.
+fn telling() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0..6_u64, 1 => (u64::MAX - 3)..=u64::MAX, 1 => any::<u64>()]
+}
+
+prop_compose! {
+    fn a_request()(
+        client in 0..3_u64, session in 0..4_u64, number in telling(), operation in any::<bool>(),
+        body in prop::collection::vec(any::<u8>(), 0..20),
+    ) -> Request {
+        let kind = if operation { Kind::Operation } else { Kind::Register };
+        let (session, number) = (OpNumber(session), RequestNumber(number));
+        Request { client: ClientId(client), session, number, kind, body: body.into() }
+    }
+}
+
+prop_compose! {
+    fn a_run()(
+        first in prop_oneof![1..5_u64, 1..(u64::MAX - 9)], parent in telling(),
+        requests in prop::collection::vec((0..4_u64, a_request()), 0..5),
+    ) -> Vec<Entry> {
+        let mut parent = Checksum(parent);
+        let ops = (first..).map(OpNumber);
+        let entries = ops.zip(&requests).map(|(op, (view, request))| {
+            let entry = Entry::new(op, View(*view), parent, request);
+            parent = entry.checksum();
+            entry
+        });
+        entries.collect()
+    }
+}
+
+prop_compose! {
+    fn a_tail()(
+        commit in prop_oneof![0..6_u64, 0..(u64::MAX - 9)],
+        headers in prop::collection::vec((0..5_u64, telling()), 1..6),
+    ) -> Tail {
+        let header = |(view, sum)| Header { view: View(view), checksum: Checksum(sum) };
+        let headers = headers.into_iter().map(header).collect();
+        Tail::new(OpNumber(commit), headers).expect("at least one header")
+    }
+}
+
+fn an_outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        telling().prop_map(|session| Outcome::Registered {
+            session: OpNumber(session)
+        }),
+        prop::collection::vec(any::<u8>(), 0..20).prop_map(|body| Outcome::Result(body.into())),
+        Just(Outcome::NotPrimary),
+        Just(Outcome::Busy),
+        Just(Outcome::NoSession),
+        Just(Outcome::TooLarge),
+    ]
+}
+
+fn a_message() -> impl Strategy<Value = Message> {
+    let four = || (telling(), telling(), telling(), telling());
+    prop_oneof![
+        a_request().prop_map(Message::Request),
+        (four(), an_outcome()).prop_map(|((view, client, number, _), outcome)| {
+            let (view, client) = (View(view), ClientId(client));
+            Message::Reply(Reply {
+                view,
+                client,
+                number: RequestNumber(number),
+                outcome,
+            })
+        }),
+        (four(), a_run()).prop_map(|((view, commit, ..), entries)| {
+            Message::Prepare(Prepare {
+                view: View(view),
+                entries,
+                commit: OpNumber(commit),
+            })
+        }),
+        four().prop_map(|(view, op, sum, _)| {
+            let (view, op, checksum) = (View(view), OpNumber(op), Checksum(sum));
+            Message::PrepareOk(PrepareOk { view, op, checksum })
+        }),
+        four().prop_map(|(view, commit, ..)| {
+            Message::Commit(Commit {
+                view: View(view),
+                commit: OpNumber(commit),
+            })
+        }),
+        (four(), any::<bool>()).prop_map(|((view, ..), joined)| {
+            Message::StartViewChange(StartViewChange {
+                view: View(view),
+                joined,
+            })
+        }),
+        (four(), a_tail()).prop_map(|((view, log_view, root, _), tail)| {
+            let (view, log_view, root) = (View(view), View(log_view), Checksum(root));
+            Message::DoViewChange(DoViewChange {
+                view,
+                log_view,
+                root,
+                tail,
+            })
+        }),
+        (four(), a_tail()).prop_map(|((view, ..), tail)| {
+            Message::StartView(StartView {
+                view: View(view),
+                tail,
+            })
+        }),
+        four().prop_map(|(view, after, sum, nonce)| {
+            let (view, after, checksum) = (View(view), OpNumber(after), Checksum(sum));
+            Message::GetState(GetState {
+                view,
+                after,
+                checksum,
+                nonce: Nonce(nonce),
+            })
+        }),
+        (four(), a_run()).prop_map(|((view, nonce, op, commit), entries)| {
+            let (view, nonce) = (View(view), Nonce(nonce));
+            let (op, commit) = (OpNumber(op), OpNumber(commit));
+            Message::NewState(NewState {
+                view,
+                nonce,
+                entries,
+                op,
+                commit,
+            })
+        }),
+        (
+            four(),
+            any::<bool>(),
+            prop::option::of(prop::collection::vec(telling(), 0..5))
+        )
+            .prop_map(|((incarnation, view, ..), member, locked)| {
+                let locked = locked.map(|all| all.into_iter().map(Incarnation).collect());
+                let (incarnation, view) = (Incarnation(incarnation), View(view));
+                Message::Hello(Hello {
+                    incarnation,
+                    locked,
+                    member,
+                    view,
+                })
+            }),
+    ]
+}
+
+/// Makes a lie fit: with the root, the parents and the nonces that the victim will believe.
+fn fit(message: Message, truth: &[Message], victim: &Replica) -> Message {
+    let root = victim.group_checksum().unwrap_or_default();
+    let asked = truth.iter().rev().find_map(|message| match message {
+        Message::GetState(get) => Some(*get),
+        _ => None,
+    });
+    let rebase = |entries: Vec<Entry>, op: OpNumber, parent: Checksum| {
+        let mut parent = parent;
+        let chain = (op.0.saturating_add(1)..).zip(&entries).map(|(op, entry)| {
+            let (client, session) = (entry.client(), entry.session());
+            let (number, kind, body) = (entry.number(), entry.kind(), entry.body().clone());
+            let request = Request {
+                client,
+                session,
+                number,
+                kind,
+                body,
+            };
+            let entry = Entry::new(OpNumber(op), entry.view(), parent, &request);
+            parent = entry.checksum();
+            entry
+        });
+        chain.collect()
+    };
+    let head = victim.entry(victim.op()).map_or(root, Entry::checksum);
+    match message {
+        Message::Prepare(prepare) => {
+            let entries = rebase(prepare.entries, victim.op(), head);
+            Message::Prepare(Prepare { entries, ..prepare })
+        }
+        Message::PrepareOk(ok) => Message::PrepareOk(PrepareOk {
+            checksum: head,
+            ..ok
+        }),
+        Message::DoViewChange(brought) => Message::DoViewChange(DoViewChange { root, ..brought }),
+        Message::NewState(new) => match asked {
+            Some(get) => {
+                let entries = rebase(new.entries, get.after, get.checksum);
+                let (view, nonce) = (get.view, get.nonce);
+                Message::NewState(NewState {
+                    view,
+                    nonce,
+                    entries,
+                    ..new
+                })
+            }
+            None => Message::NewState(new),
+        },
+        other => other,
+    }
+}
+
+fn timeout(replica: &mut Replica, which: u8, effects: &mut Effects) {
+    let progress = match which % 8 {
+        0 => replica.resend_prepares(effects),
+        1 => replica.heartbeat(effects),
+        2 => replica.abdicate(effects),
+        3 => replica.suspect_primary(effects),
+        4 => replica.resend_view_change(effects),
+        5 => replica.give_up_view(effects),
+        6 => replica.resend_get_state(effects),
+        _ => replica.announce(effects),
+    };
+    skip(progress);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn round_trip(message in a_message()) {
+        let bytes = bytes_of(&message);
+        prop_assert_eq!(wire::decode(message.kind(), &bytes), Ok(message.clone()));
+        // Strict: nothing shorter is a message, nor anything longer.
+        for len in 0..bytes.len() {
+            prop_assert!(wire::decode(message.kind(), &bytes[..len]).is_err());
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        prop_assert!(wire::decode(message.kind(), &longer).is_err());
+    }
+
+    #[test]
+    fn random_bytes_never_panic(
+        kind in any::<u8>(), bytes in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        drop(wire::decode(kind % 13, &bytes));
+    }
+
+    #[test]
+    fn mutated_bytes_never_panic_and_mean_one_thing(
+        message in a_message(), changes in prop::collection::vec((any::<usize>(), any::<u8>()), 1..5),
+    ) {
+        let mut bytes = bytes_of(&message);
+        for (place, value) in changes {
+            let len = bytes.len();
+            bytes[place % len] = value;
+        }
+        if let Ok(read) = wire::decode(message.kind(), &bytes) {
+            prop_assert_eq!(bytes_of(&read), bytes);
+        }
+    }
+
+    /// A liar may say anything, in any order, in any view: no replica panics.
+    #[test]
+    fn lies_never_panic(
+        id in 0..3_u8, starting in any::<bool>(),
+        script in prop::collection::vec((0..4_u8, a_message(), any::<u8>()), 1..60),
+    ) {
+        let group = Configuration::new(3).expect("odd");
+        let options = Options { window: 4, ..Options::default() };
+        let mut victim = if starting {
+            Replica::new(ReplicaId(id), group, options, Incarnation(3))
+        } else {
+            Replica::founding_member(ReplicaId(id), group, options)
+        };
+        let mut effects = Effects::new();
+        let mut said = Vec::new();
+        for (from, message, choice) in script {
+            let message = if choice % 2 == 0 { fit(message, &said, &victim) } else { message };
+            let progress = match message {
+                Message::Request(request) => victim.on_request(request, &mut effects),
+                other => victim.on_message(ReplicaId(from), other, &mut effects),
+            };
+            if choice % 5 == 0 {
+                timeout(&mut victim, choice / 5, &mut effects);
+            }
+            let progress = progress | victim.flush(&mut effects);
+            skip(progress);
+            let mut tokens = Vec::new();
+            for effect in effects.drain() {
+                match effect {
+                    viewring_protocol::Effect::Send { message, .. }
+                    | viewring_protocol::Effect::Broadcast(message) => said.push(message),
+                    viewring_protocol::Effect::Persist(persist) => tokens.push(persist.written()),
+                    viewring_protocol::Effect::Reply(_) => {}
+                }
+            }
+            for token in tokens {
+                skip(victim.on_durable(token, &mut effects));
+            }
+            while victim.next_to_apply().is_some() {
+                victim.applied(b"done", &mut effects);
+            }
+        }
+    }
+}

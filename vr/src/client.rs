@@ -1,0 +1,446 @@
+//! The client: calls operations of the group, each exactly once.
+//!
+//! A [`Client`] is one socket and any number of [`Session`]s on it. A session is registered with
+//! the group and has one call in flight; the group remembers its last call, so that asking again is
+//! always safe. When no answer comes it asks again, and everybody, and so finds the new primary
+//! after a view change. When its deadline passes it says so and does not guess: see
+//! [`CallError::Unknown`].
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use thiserror::Error;
+use viewring_protocol::{
+    Answer, ClientId, Configuration, Message, ReplicaId, Reply, Request, Session as Core,
+    SessionError, Target, View, wire,
+};
+use viewring_runtime::net::UdpOptions;
+use viewring_runtime::time::{Instant, sleep, timeout};
+use viewring_runtime::{JoinHandle, random, spawn};
+use viewring_transport::{Endpoint, EndpointConfig, Sender};
+
+use crate::node::{ConfigError, group_of};
+use crate::status::any_port_towards;
+
+/// How a client reaches a group.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Names the group; as the replicas have it.
+    pub cluster: u64,
+    /// The addresses of all replicas, in the same order everywhere.
+    pub replicas: Vec<SocketAddr>,
+    /// A call that has no answer after so long is sent again, to all.
+    pub retry: Duration,
+    /// A call that has no answer after so long is given up, its outcome unknown.
+    pub deadline: Duration,
+    /// How many bytes a datagram may carry.
+    pub datagram_bytes: usize,
+    /// How many receive buffers the client's socket has.
+    pub recv_buffers: usize,
+}
+
+impl ClientConfig {
+    /// A client of the group at `replicas`, with defaults.
+    pub fn new(cluster: u64, replicas: Vec<SocketAddr>) -> Self {
+        Self {
+            cluster,
+            replicas,
+            retry: Duration::from_millis(100),
+            deadline: Duration::from_secs(10),
+            datagram_bytes: EndpointConfig::DEFAULT_BUDGET,
+            recv_buffers: 256,
+        }
+    }
+}
+
+/// Why a call has no result.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum CallError {
+    /// The deadline passed. The operation was executed, or will be, or never: unknown. The session
+    /// still has it in flight: [`Session::settle`] asks again, with the same number.
+    #[error("no answer in time: the outcome of request {number} is unknown")]
+    Unknown {
+        /// Its request-number.
+        number: u64,
+    },
+    /// An earlier call's outcome is unknown: settle it first.
+    #[error("the outcome of request {number} is unknown and has to be settled first")]
+    Unsettled {
+        /// The request-number of the earlier call.
+        number: u64,
+    },
+    /// There is no earlier call to settle.
+    #[error("no call is in flight")]
+    NothingToSettle,
+    /// The group does not know the session any more. Whether the call was executed is unknown and
+    /// cannot be learned.
+    #[error("the group has forgotten this session")]
+    SessionLost,
+    /// The operation is larger than the replicas take. It was not executed.
+    #[error("the operation is larger than the group allows")]
+    TooLarge,
+    /// The session has used all its request-numbers.
+    #[error("the session has used all its request-numbers")]
+    Exhausted,
+    /// The client's socket has failed.
+    #[error("the client's socket has failed: {0}")]
+    Socket(String),
+}
+
+/// A socket towards a group, shared by its sessions. Cloning gives another handle to it.
+///
+/// When the last handle and the last session are gone the socket is closed.
+#[derive(Clone)]
+pub struct Client {
+    shared: Rc<Shared>,
+    _pump: Rc<AbortOnDrop>,
+}
+
+struct AbortOnDrop(Option<JoinHandle<()>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(JoinHandle::abort);
+    }
+}
+
+struct Shared {
+    endpoint: Endpoint,
+    group: Configuration,
+    config: ClientConfig,
+    /// The latest view that any session heard of: new ones begin there.
+    view: Cell<View>,
+    /// Where replies go.
+    inboxes: RefCell<BTreeMap<ClientId, Rc<Inbox>>>,
+    pump: RefCell<Option<Waker>>,
+    failed: RefCell<Option<String>>,
+    replies_dropped: Cell<u64>,
+}
+
+/// The replies for one session. At most a few: an answer is taken before the next call.
+#[derive(Default)]
+struct Inbox {
+    replies: RefCell<Vec<Reply>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// More replies than this are stale ones, and the oldest is dropped.
+const INBOX_MAX: usize = 8;
+/// How long a call waits that the group was too busy to take.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+impl Client {
+    /// Opens a socket towards the group. Talks to nobody yet.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the addresses make no group or no socket can be had.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    pub fn new(config: ClientConfig) -> Result<Self, ConfigError> {
+        let group = group_of(&config.replicas)?;
+        let addr = any_port_towards(&config.replicas);
+        let default = EndpointConfig::default();
+        let endpoint = EndpointConfig {
+            cluster: config.cluster,
+            sender: Sender(random()),
+            budget: config.datagram_bytes,
+            socket: UdpOptions {
+                recv_buffers: config.recv_buffers,
+                ..default.socket
+            },
+            ..default
+        };
+        let endpoint =
+            Endpoint::bind(addr, endpoint).map_err(|error| ConfigError::Bind(addr, error))?;
+        let shared = Rc::new(Shared {
+            endpoint,
+            group,
+            config,
+            view: Cell::new(View::ZERO),
+            inboxes: RefCell::default(),
+            pump: RefCell::default(),
+            failed: RefCell::default(),
+            replies_dropped: Cell::new(0),
+        });
+        let pump = spawn(pump(Rc::clone(&shared)));
+        Ok(Self {
+            shared,
+            _pump: Rc::new(AbortOnDrop(Some(pump))),
+        })
+    }
+
+    /// Registers a new session with the group.
+    ///
+    /// # Cancel safety
+    /// Dropping it may leave a session registered that nobody uses.
+    ///
+    /// # Errors
+    /// [`CallError::Unknown`] when the group does not answer in time.
+    pub async fn session(&self) -> Result<Session, CallError> {
+        let id = ClientId(random());
+        let inbox = Rc::<Inbox>::default();
+        self.shared
+            .inboxes
+            .borrow_mut()
+            .insert(id, Rc::clone(&inbox));
+        let core = Core::new(id, self.shared.group);
+        let mut session = Session {
+            client: self.clone(),
+            id,
+            inbox,
+            core,
+        };
+        session.core.register().map_err(CallError::of)?;
+        session.finish().await?;
+        Ok(session)
+    }
+
+    /// The latest view heard of, which names the presumed primary.
+    pub fn view(&self) -> u64 {
+        self.shared.view.get().0
+    }
+}
+
+/// One registered client of the group, with one call in flight at a time.
+pub struct Session {
+    client: Client,
+    id: ClientId,
+    inbox: Rc<Inbox>,
+    core: Core,
+}
+
+impl Session {
+    /// Has the group execute `operation` and returns its result.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the outcome unknown, as an [`Unknown`](CallError::Unknown) does:
+    /// [`settle`](Self::settle) before the next call.
+    ///
+    /// # Errors
+    /// See [`CallError`]; only [`TooLarge`](CallError::TooLarge) says that nothing was executed.
+    pub async fn call(&mut self, operation: &[u8]) -> Result<Rc<[u8]>, CallError> {
+        if self.core.session().is_none() {
+            return Err(CallError::SessionLost);
+        }
+        if let Some(pending) = self.core.pending() {
+            return Err(CallError::Unsettled {
+                number: pending.number.0,
+            });
+        }
+        self.core.call(operation.into()).map_err(CallError::of)?;
+        self.finish().await
+    }
+
+    /// Asks again for the call whose outcome is unknown, and returns its result. If the group never
+    /// saw it, it is executed now.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the outcome unknown.
+    ///
+    /// # Errors
+    /// [`CallError::NothingToSettle`], and those of [`call`](Self::call).
+    pub async fn settle(&mut self) -> Result<Rc<[u8]>, CallError> {
+        if self.core.pending().is_none() {
+            return Err(CallError::NothingToSettle);
+        }
+        self.finish().await
+    }
+
+    /// The number of the call in flight, or else of the next one.
+    pub fn number(&self) -> u64 {
+        self.core.number().0
+    }
+
+    /// The client's id, unique to this session.
+    pub fn id(&self) -> u64 {
+        self.id.0
+    }
+
+    /// Sends the request in flight until there is an answer or the deadline passes. A session that
+    /// registers is given the empty result.
+    async fn finish(&mut self) -> Result<Rc<[u8]>, CallError> {
+        let Self {
+            client,
+            inbox,
+            core,
+            ..
+        } = self;
+        let shared = &*client.shared;
+        let number = core.number().0;
+        let give_up_at = Instant::now() + shared.config.deadline;
+        inbox.replies.borrow_mut().clear();
+        shared.send_pending(core);
+        loop {
+            let patience = shared.config.retry.min(give_up_at - Instant::now());
+            let Ok(reply) = timeout(patience, inbox.next(shared)).await else {
+                if Instant::now() >= give_up_at {
+                    return Err(CallError::Unknown { number });
+                }
+                core.retry();
+                shared.send_pending(core);
+                continue;
+            };
+            let reply = reply?;
+            shared.view.set(shared.view.get().max(reply.view));
+            match core.on_reply(&reply) {
+                Answer::Registered => return Ok(Rc::default()),
+                Answer::Result(result) => return Ok(result),
+                Answer::Redirected(_) => shared.send_pending(core),
+                Answer::Busy => {
+                    sleep(BUSY_PAUSE.min(give_up_at - Instant::now())).await;
+                    shared.send_pending(core);
+                }
+                Answer::SessionLost => return Err(CallError::SessionLost),
+                Answer::TooLarge => return Err(CallError::TooLarge),
+                Answer::Ignored => {}
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.client.shared.inboxes.borrow_mut().remove(&self.id);
+    }
+}
+
+impl CallError {
+    fn of(error: SessionError) -> Self {
+        match error {
+            SessionError::Exhausted => Self::Exhausted,
+            SessionError::NotRegistered => Self::SessionLost,
+            SessionError::InFlight | SessionError::Registered => {
+                unreachable!("checked before: {error}")
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Queues the request in flight; the pump flushes when all tasks that are ready have queued
+    /// theirs, so that requests of one turn share datagrams.
+    fn send_pending(&self, core: &Core) {
+        let Some(request) = core.pending() else {
+            return;
+        };
+        // A session that has heard nothing yet profits from what its siblings know.
+        let target = match core.target() {
+            Target::Primary(_) => {
+                Target::Primary(self.group.primary(core.view().max(self.view.get())))
+            }
+            Target::All => Target::All,
+        };
+        self.send(target, request);
+        let pump = self.pump.borrow_mut().take();
+        pump.into_iter().for_each(Waker::wake);
+    }
+
+    fn send(&self, target: Target, request: &Request) {
+        let mut body = Vec::new();
+        wire::encode_request(request, &mut body);
+        let to: &[SocketAddr] = match target {
+            Target::Primary(ReplicaId(id)) => {
+                std::slice::from_ref(&self.config.replicas[usize::from(id)])
+            }
+            Target::All => &self.config.replicas,
+        };
+        // Longer than the transport's limit, it is lost, and the call runs into its deadline; the
+        // replicas' own limit is far below.
+        let _too_long = self
+            .endpoint
+            .send_to_many(to.iter().copied(), wire::kind::REQUEST, &body)
+            .is_err();
+    }
+
+    fn deliver(&self, reply: Reply) {
+        let inbox = self.inboxes.borrow().get(&reply.client).cloned();
+        let Some(inbox) = inbox else {
+            self.replies_dropped.set(self.replies_dropped.get() + 1);
+            return;
+        };
+        let mut replies = inbox.replies.borrow_mut();
+        if replies.len() == INBOX_MAX {
+            replies.remove(0);
+        }
+        replies.push(reply);
+        drop(replies);
+        let waker = inbox.waker.borrow_mut().take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn fail(&self, error: &io::Error) {
+        *self.failed.borrow_mut() = Some(error.to_string());
+        let inboxes: Vec<Rc<Inbox>> = self.inboxes.borrow().values().cloned().collect();
+        for inbox in inboxes {
+            let waker = inbox.waker.borrow_mut().take();
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+impl Inbox {
+    /// The next reply. Dropping the wait loses none.
+    async fn next(&self, shared: &Shared) -> Result<Reply, CallError> {
+        poll_fn(|cx| {
+            if !self.replies.borrow().is_empty() {
+                return Poll::Ready(Ok(self.replies.borrow_mut().remove(0)));
+            }
+            if let Some(failed) = &*shared.failed.borrow() {
+                return Poll::Ready(Err(CallError::Socket(failed.clone())));
+            }
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Hands replies to their sessions, and flushes what sessions have queued.
+async fn pump(shared: Rc<Shared>) {
+    loop {
+        let mut received = pin!(shared.endpoint.recv());
+        let received = poll_fn(|cx| {
+            *shared.pump.borrow_mut() = Some(cx.waker().clone());
+            shared.endpoint.flush();
+            received.as_mut().poll(cx)
+        })
+        .await;
+        let message = match received {
+            Ok(message) => message,
+            Err(error) => return shared.fail(&error),
+        };
+        if !shared.config.replicas.contains(&message.from) {
+            continue; // only replicas answer
+        }
+        if let Ok(Message::Reply(reply)) = wire::decode(message.kind, &message.body) {
+            shared.deliver(reply);
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("replicas", &self.shared.config.replicas)
+            .field("view", &self.view())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("id", &self.id.0)
+            .field("core", &self.core)
+            .finish()
+    }
+}

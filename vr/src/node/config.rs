@@ -1,0 +1,166 @@
+//! What a replica is told when it starts.
+
+use std::io;
+use std::net::SocketAddr;
+
+use thiserror::Error;
+use viewring_protocol::{Configuration, ConfigurationError, Options, ReplicaId};
+use viewring_runtime::net::UdpOptions;
+use viewring_transport::{EndpointConfig, HEADER_LEN, Sender};
+
+use super::Timeouts;
+
+/// How to start a replica.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Names the group: messages of another are dropped. The same at all replicas and clients.
+    pub cluster: u64,
+    /// Which replica this is: its place in `replicas`.
+    pub id: ReplicaId,
+    /// The addresses of all replicas, in the same order everywhere: 1, 3, 5 or 7.
+    pub replicas: Vec<SocketAddr>,
+    /// How long it waits for what.
+    pub timeouts: Timeouts,
+    /// How many bytes a datagram may carry; more than one path between replicas can do without
+    /// fragments of its own is a waste.
+    pub datagram_bytes: usize,
+    /// How many operations may be in the log and not committed.
+    pub window: u64,
+    /// An operation may have so many bytes.
+    pub max_operation_bytes: usize,
+}
+
+/// Why a replica or a client cannot start.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The number of replicas.
+    #[error("{0}")]
+    Group(ConfigurationError),
+    /// The replica's id is not in the configuration.
+    #[error("there is no replica {id}: the configuration has replicas 0 to {last}")]
+    UnknownId {
+        /// The id that was asked for.
+        id: u8,
+        /// The last one there is.
+        last: usize,
+    },
+    /// Two replicas have the same address.
+    #[error("two replicas have the address {0}")]
+    SameAddress(SocketAddr),
+    /// A value makes no sense.
+    #[error("{0}")]
+    Value(&'static str),
+    /// The address cannot be had.
+    #[error("cannot bind {0}: {1}")]
+    Bind(SocketAddr, #[source] io::Error),
+}
+
+impl NodeConfig {
+    /// Replica `id` of a group at `replicas`, with defaults.
+    pub fn new(cluster: u64, id: ReplicaId, replicas: Vec<SocketAddr>) -> Self {
+        let options = Options::default();
+        Self {
+            cluster,
+            id,
+            replicas,
+            timeouts: Timeouts::default(),
+            datagram_bytes: EndpointConfig::DEFAULT_BUDGET,
+            window: options.window,
+            max_operation_bytes: options.max_body_bytes,
+        }
+    }
+
+    /// The group, if everything fits together.
+    pub(super) fn check(&self) -> Result<Configuration, ConfigError> {
+        let group = group_of(&self.replicas)?;
+        if !group.contains(self.id) {
+            return Err(ConfigError::UnknownId {
+                id: self.id.0,
+                last: self.replicas.len() - 1,
+            });
+        }
+        self.timeouts
+            .fault()
+            .map_or(Ok(()), |fault| Err(ConfigError::Value(fault)))?;
+        if self.window == 0 {
+            return Err(ConfigError::Value("a window of zero"));
+        }
+        Ok(group)
+    }
+
+    pub(super) fn options(&self) -> Options {
+        // One Prepare, one datagram: losing it loses no more than it must.
+        let prepare_budget_bytes = self
+            .datagram_bytes
+            .saturating_sub(HEADER_LEN + PREPARE_FIXED);
+        Options {
+            window: self.window,
+            prepare_budget_bytes,
+            max_body_bytes: self.max_operation_bytes,
+            ..Options::default()
+        }
+    }
+
+    pub(super) fn endpoint(&self) -> EndpointConfig {
+        let default = EndpointConfig::default();
+        EndpointConfig {
+            cluster: self.cluster,
+            sender: Sender(u64::from(self.id.0)),
+            budget: self.datagram_bytes,
+            socket: UdpOptions {
+                recv_buffers: 2048,
+                sends_in_flight: 8192,
+                ..default.socket
+            },
+            ..default
+        }
+    }
+}
+
+/// A Prepare without its entries: view, commit-number and the head of the run.
+const PREPARE_FIXED: usize = 48;
+
+/// The group at these addresses.
+pub(crate) fn group_of(replicas: &[SocketAddr]) -> Result<Configuration, ConfigError> {
+    let count = u8::try_from(replicas.len()).unwrap_or(u8::MAX);
+    let group = Configuration::new(count).map_err(ConfigError::Group)?;
+    for (index, addr) in replicas.iter().enumerate() {
+        if replicas[..index].contains(addr) {
+            return Err(ConfigError::SameAddress(*addr));
+        }
+    }
+    Ok(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(id: u8, ports: &[u16]) -> String {
+        let replicas = ports
+            .iter()
+            .map(|&port| ([127, 0, 0, 1], port).into())
+            .collect();
+        let config = NodeConfig::new(1, ReplicaId(id), replicas);
+        config
+            .check()
+            .map_or_else(|error| error.to_string(), |_| String::from("fine"))
+    }
+
+    #[test]
+    fn a_wrong_configuration_is_told_in_one_line() {
+        assert_eq!(fault(0, &[1, 2, 3]), "fine");
+        assert_eq!(
+            fault(0, &[1, 2]),
+            "a group has 1, 3, 5 or 7 replicas, not 2"
+        );
+        assert_eq!(
+            fault(3, &[1, 2, 3]),
+            "there is no replica 3: the configuration has replicas 0 to 2"
+        );
+        assert_eq!(
+            fault(0, &[1, 2, 1]),
+            "two replicas have the address 127.0.0.1:1"
+        );
+    }
+}

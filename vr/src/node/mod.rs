@@ -1,0 +1,393 @@
+//! A replica as async tasks: what waits, what restarts it, and what is done about it.
+//!
+//! The decisions are the protocol's ([`Replica`]); here is time and I/O. A role is an async
+//! function, and a timeout of a role is a scope in it:
+//! [`timeout`](viewring_runtime::time::timeout)`(d, x())`, where `x` returns when what restarts the
+//! timeout has happened. Leaving the scope drops the timer. There is no timer table.
+//!
+//! Everything waits in one place, [`Node::turn`]. It takes every message that has arrived, lets
+//! the protocol decide, performs the effects, and only then returns what happened. **No await
+//! stands between taking a message and having performed its effects**, so a timeout may drop a
+//! role's future at any await.
+
+mod addresses;
+mod backup;
+mod config;
+mod primary;
+mod recovering;
+mod timeouts;
+mod view_change;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use viewring_protocol::{
+    Durable, Effect, Effects, Entry, Incarnation, Message, Progress, Replica, ReplicaId, Reply,
+    Role, View, wire,
+};
+use viewring_runtime::random;
+use viewring_runtime::time::{Instant, sleep, timeout_at};
+use viewring_transport::{Endpoint, Message as Datum};
+
+use self::addresses::Addresses;
+use crate::journal::Memory;
+use crate::state_machine::StateMachine;
+use crate::status::{self, Status};
+
+pub(crate) use self::config::group_of;
+pub use self::config::{ConfigError, NodeConfig};
+pub use self::timeouts::Timeouts;
+
+/// One replica of a group, with its state machine.
+///
+/// [`run`](Self::run) is the replica's life. Dropping its future stops the replica where it stands:
+/// to the others it has crashed.
+pub struct Node<S> {
+    core: Replica,
+    state_machine: S,
+    journal: Memory,
+    endpoint: Endpoint,
+    timeouts: Timeouts,
+    replicas: Vec<SocketAddr>,
+    clients: Addresses,
+    /// When upkeep is due; the only deadline that outlives a turn.
+    upkeep_at: Instant,
+    /// When suspicions are forgotten that were not repeated.
+    votes_expire_at: Instant,
+    /// Whether entries that we asked for have come since the last upkeep.
+    transferred: bool,
+    /// View changes that have failed in a row.
+    failures: u32,
+    /// When the present role began.
+    role_since: Instant,
+    observer: Option<Box<dyn Observer>>,
+    drops: status::Drops,
+    effects: Effects,
+    durable: Vec<Durable>,
+    encoded: Vec<u8>,
+    result: Vec<u8>,
+}
+
+/// Watches a replica from outside: for tests, checkers and metrics.
+pub trait Observer {
+    /// A turn has ended.
+    fn turned(&mut self, replica: &Replica) {
+        let _ = replica;
+    }
+
+    /// An operation was executed, with this result.
+    fn applied(&mut self, replica: &Replica, entry: &Entry, result: &[u8]) {
+        let _ = (replica, entry, result);
+    }
+}
+
+/// At most so many messages are taken in one turn.
+const MESSAGES_PER_TURN: usize = 1024;
+/// How long a taken port is tried again: a ring that died keeps its sockets for some 50 ms.
+const BIND_FOR: Duration = Duration::from_secs(1);
+
+impl<S: StateMachine> Node<S> {
+    /// Opens the replica's socket. A port that is taken is tried again for a second.
+    ///
+    /// # Cancel safety
+    /// Dropping it closes the socket.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the configuration makes no sense or the address cannot be had.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    pub async fn bind(config: NodeConfig, state_machine: S) -> Result<Self, ConfigError> {
+        let group = config.check()?;
+        let incarnation = Incarnation(random());
+        let core = Replica::new(config.id, group, config.options(), incarnation);
+        let endpoint = bind_endpoint(&config).await?;
+        let now = Instant::now();
+        Ok(Self {
+            core,
+            state_machine,
+            journal: Memory,
+            endpoint,
+            timeouts: config.timeouts,
+            replicas: config.replicas,
+            clients: Addresses::new(),
+            upkeep_at: now + config.timeouts.upkeep,
+            votes_expire_at: now + config.timeouts.silence * 2,
+            transferred: false,
+            failures: 0,
+            role_since: now,
+            observer: None,
+            drops: status::Drops::default(),
+            effects: Effects::new(),
+            durable: Vec::new(),
+            encoded: Vec::new(),
+            result: Vec::new(),
+        })
+    }
+
+    /// Has `observer` watch.
+    pub fn observe(&mut self, observer: impl Observer + 'static) {
+        self.observer = Some(Box::new(observer));
+    }
+
+    /// Lives as a replica, until the future is dropped.
+    ///
+    /// # Cancel safety
+    /// Dropping it stops the replica between two turns; calling it again goes on from there.
+    ///
+    /// # Errors
+    /// Only when the socket cannot be used any more.
+    pub async fn run(&mut self) -> io::Result<Never> {
+        loop {
+            let (role, view) = (self.core.role(), self.core.view());
+            self.role_since = Instant::now();
+            tracing::info!(replica = self.core.id().0, view = view.0, ?role, "new role");
+            match role {
+                Role::Primary => self.lead().await?,
+                Role::Backup => self.follow().await?,
+                Role::ViewChange => self.change_view().await?,
+                Role::CatchingUp => self.catch_up().await?,
+                Role::Recovering => self.wait_for_group().await?,
+            }
+        }
+    }
+
+    /// The state of the protocol.
+    pub fn replica(&self) -> &Replica {
+        &self.core
+    }
+
+    /// The state machine.
+    pub fn state_machine(&self) -> &S {
+        &self.state_machine
+    }
+
+    /// What `viewring status` shows.
+    pub fn status(&self) -> Status {
+        Status::of(&self.core, &self.endpoint, &self.drops)
+    }
+
+    /// Waits until something arrives, takes all of it, and does what is to be done about it. When
+    /// upkeep is due it does that.
+    async fn turn(&mut self) -> io::Result<Progress> {
+        let message = match timeout_at(self.upkeep_at, self.endpoint.recv()).await {
+            Ok(message) => Some(message?),
+            Err(_elapsed) => None,
+        };
+        // From here on nothing is awaited.
+        let mut progress = Progress::NONE;
+        match message {
+            None => progress |= self.keep_up(),
+            Some(first) => {
+                progress |= self.take(first);
+                for _ in 1..MESSAGES_PER_TURN {
+                    let Some(message) = self.endpoint.try_recv() else {
+                        break;
+                    };
+                    progress |= self.take(message);
+                }
+            }
+        }
+        progress |= self.finish_turn();
+        self.transferred |= progress.contains(Progress::TRANSFERRED);
+        Ok(progress)
+    }
+
+    /// A timeout has expired: lets the protocol act on it.
+    fn act(&mut self, action: impl FnOnce(&mut Replica, &mut Effects) -> Progress) -> Progress {
+        let progress = action(&mut self.core, &mut self.effects);
+        progress | self.finish_turn()
+    }
+
+    /// What has no timeout of its own because it does not depend on a role.
+    fn keep_up(&mut self) -> Progress {
+        let now = Instant::now();
+        self.upkeep_at = now + self.timeouts.upkeep;
+        if now >= self.votes_expire_at {
+            self.votes_expire_at = now + self.timeouts.silence * 2;
+            self.core.expire_votes();
+        }
+        // A view counts as stable only after it has lasted: else the first to give up would be
+        // the same one again, for ever.
+        let stable = matches!(self.core.role(), Role::Primary | Role::Backup)
+            && now - self.role_since >= self.timeouts.view_change;
+        if stable {
+            self.failures = 0;
+        }
+        if std::mem::take(&mut self.transferred) {
+            return Progress::NONE;
+        }
+        self.core.resend_get_state(&mut self.effects)
+    }
+
+    /// Hands one message to the protocol. What is malformed is counted and dropped.
+    fn take(&mut self, datum: Datum) -> Progress {
+        if datum.kind == status::REQUEST_KIND {
+            return self.tell_status(datum.from);
+        }
+        let Ok(message) = wire::decode(datum.kind, &datum.body) else {
+            self.drops.malformed += 1;
+            return Progress::NONE;
+        };
+        drop(datum.body); // the buffer is free again
+        if let Message::Request(request) = message {
+            self.clients.learn(request.client, datum.from);
+            return self.core.on_request(request, &mut self.effects);
+        }
+        // Identity is the number in the frame, and the address that goes with it.
+        let from = u8::try_from(datum.sender.0).ok().map(ReplicaId);
+        match from {
+            Some(from) if self.replicas.get(usize::from(from.0)) == Some(&datum.from) => {
+                self.core.on_message(from, message, &mut self.effects)
+            }
+            _ => {
+                self.drops.impostor += 1;
+                Progress::NONE
+            }
+        }
+    }
+
+    /// Executes what is committed, then performs all that the protocol wants done, in order.
+    fn finish_turn(&mut self) -> Progress {
+        let mut progress = Progress::NONE;
+        loop {
+            self.execute();
+            progress |= self.core.flush(&mut self.effects);
+            self.perform();
+            for durable in std::mem::take(&mut self.durable) {
+                progress |= self.core.on_durable(durable, &mut self.effects);
+            }
+            if self.effects.is_empty() && self.core.next_to_apply().is_none() {
+                break;
+            }
+        }
+        self.endpoint.flush();
+        if let Some(observer) = &mut self.observer {
+            observer.turned(&self.core);
+        }
+        progress
+    }
+
+    fn execute(&mut self) {
+        while let Some(entry) = self.core.next_to_apply() {
+            self.result.clear();
+            self.state_machine.apply(entry.body(), &mut self.result);
+            if let Some(observer) = &mut self.observer {
+                observer.applied(&self.core, entry, &self.result);
+            }
+            self.core.applied(&self.result, &mut self.effects);
+        }
+    }
+
+    /// Not async: nothing can come between a decision and its effects.
+    fn perform(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain() {
+            match effect {
+                Effect::Send { to, message } => {
+                    let to = self.replicas[usize::from(to.0)];
+                    self.send([to], &message);
+                }
+                Effect::Broadcast(message) => {
+                    let own = usize::from(self.core.id().0);
+                    let others = |&(index, _): &(usize, &SocketAddr)| index != own;
+                    let replicas = std::mem::take(&mut self.replicas);
+                    let to = replicas
+                        .iter()
+                        .enumerate()
+                        .filter(others)
+                        .map(|(_, &to)| to);
+                    self.send(to, &message);
+                    self.replicas = replicas;
+                }
+                Effect::Reply(reply) => self.reply(&reply),
+                Effect::Persist(order) => {
+                    let durable = self.journal.write(order);
+                    self.durable.push(durable);
+                }
+            }
+        }
+        self.effects = effects;
+    }
+
+    fn send(&mut self, to: impl IntoIterator<Item = SocketAddr>, message: &Message) {
+        self.encoded.clear();
+        wire::encode(message, &mut self.encoded);
+        if self
+            .endpoint
+            .send_to_many(to, message.kind(), &self.encoded)
+            .is_err()
+        {
+            self.drops.too_long += 1;
+        }
+    }
+
+    fn reply(&mut self, reply: &Reply) {
+        // Unknown after a view change, until the client asks again: it does.
+        let Some(to) = self.clients.of(reply.client) else {
+            return;
+        };
+        self.encoded.clear();
+        wire::encode_reply(reply, &mut self.encoded);
+        if self
+            .endpoint
+            .send(to, wire::kind::REPLY, &self.encoded)
+            .is_err()
+        {
+            self.drops.too_long += 1;
+        }
+    }
+
+    fn tell_status(&mut self, to: SocketAddr) -> Progress {
+        let text = self.status().encode();
+        if self
+            .endpoint
+            .send(to, status::REPLY_KIND, text.as_bytes())
+            .is_err()
+        {
+            self.drops.too_long += 1;
+        }
+        Progress::NONE
+    }
+
+    /// Whether the role that an async function lives is still the replica's.
+    fn is_still(&self, role: Role, view: View) -> bool {
+        self.core.role() == role && self.core.view() == view
+    }
+
+    /// `duration`, and up to half as much again by chance, so that two do not act at once for ever.
+    fn jittered(duration: Duration) -> Duration {
+        let chance = (random() % 1024) as u32;
+        duration + duration * chance / 2048
+    }
+}
+
+/// What [`Node::run`] returns, which it never does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Never {}
+
+async fn bind_endpoint(config: &NodeConfig) -> Result<Endpoint, ConfigError> {
+    let addr = config.replicas[usize::from(config.id.0)];
+    let give_up_at = Instant::now() + BIND_FOR;
+    loop {
+        match Endpoint::bind(addr, config.endpoint()) {
+            Ok(endpoint) => return Ok(endpoint),
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up_at =>
+            {
+                sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => return Err(ConfigError::Bind(addr, error)),
+        }
+    }
+}
+
+impl<S> fmt::Debug for Node<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("replica", &self.core)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,154 @@
+//! A group on loopback, over real sockets and rings: end to end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use viewring::protocol::ReplicaId;
+use viewring::{CallError, Client, ClientConfig, Node, NodeConfig, StateMachine, query_status};
+use viewring_runtime::time::{sleep, timeout};
+use viewring_runtime::{JoinHandle, block_on, spawn};
+
+/// Counts, and tells the count: executing anything twice shows.
+#[derive(Default)]
+struct Counter(u64);
+
+impl StateMachine for Counter {
+    fn apply(&mut self, _operation: &[u8], reply: &mut Vec<u8>) {
+        self.0 += 1;
+        reply.extend_from_slice(&self.0.to_le_bytes());
+    }
+}
+
+fn addresses(first_port: u16, count: u16) -> Vec<SocketAddr> {
+    (0..count)
+        .map(|i| ([127, 0, 0, 1], first_port + i).into())
+        .collect()
+}
+
+async fn start(replicas: &[SocketAddr], id: u8) -> JoinHandle<()> {
+    let config = NodeConfig::new(7, ReplicaId(id), replicas.to_vec());
+    let mut node = Node::bind(config, Counter::default())
+        .await
+        .expect("the port is free");
+    spawn(async move {
+        let _ = node.run().await;
+    })
+}
+
+async fn start_all(replicas: &[SocketAddr]) -> Vec<Option<JoinHandle<()>>> {
+    let mut nodes = Vec::new();
+    for id in 0..replicas.len() as u8 {
+        nodes.push(Some(start(replicas, id).await));
+    }
+    nodes
+}
+
+fn count(result: &[u8]) -> u64 {
+    u64::from_le_bytes(result.try_into().expect("eight bytes"))
+}
+
+#[test]
+fn three_replicas_count_each_call_once() {
+    block_on(async {
+        let replicas = addresses(21_100, 3);
+        let _nodes = start_all(&replicas).await;
+        let client = Client::new(ClientConfig::new(7, replicas)).expect("a socket");
+        let mut session = client.session().await.expect("registered");
+        for expected in 1..=1_000 {
+            assert_eq!(count(&session.call(b"").await.expect("answered")), expected);
+        }
+    })
+    .expect("a ring");
+}
+
+#[test]
+fn a_dead_primary_is_replaced_and_nothing_is_lost() {
+    block_on(async {
+        let replicas = addresses(21_110, 3);
+        let mut nodes = start_all(&replicas).await;
+        let client = Client::new(ClientConfig::new(7, replicas.clone())).expect("a socket");
+        let mut session = client.session().await.expect("registered");
+        assert_eq!(count(&session.call(b"").await.expect("answered")), 1);
+        let primary = nodes[0].take().expect("it runs");
+        primary.cancel().await.expect("it did not panic");
+        let outage = timeout(Duration::from_secs(1), session.call(b"")).await;
+        assert_eq!(
+            count(&outage.expect("within a second").expect("answered")),
+            2
+        );
+        for expected in 3..100 {
+            assert_eq!(count(&session.call(b"").await.expect("answered")), expected);
+        }
+        let status = query_status(7, &replicas, Duration::from_millis(500))
+            .await
+            .expect("asked");
+        assert!(status[0].is_none());
+        let second = status[1].as_ref().expect("reachable");
+        assert!(second.view >= 1 && second.status == "normal", "{second:?}");
+    })
+    .expect("a ring");
+}
+
+#[test]
+fn a_replica_that_comes_back_empty_waits_and_harms_nobody() {
+    block_on(async {
+        let replicas = addresses(21_120, 3);
+        let mut nodes = start_all(&replicas).await;
+        let client = Client::new(ClientConfig::new(7, replicas.clone())).expect("a socket");
+        let mut session = client.session().await.expect("registered");
+        assert_eq!(count(&session.call(b"").await.expect("answered")), 1);
+        nodes[2]
+            .take()
+            .expect("it runs")
+            .cancel()
+            .await
+            .expect("it did not panic");
+        nodes[2] = Some(start(&replicas, 2).await);
+        sleep(Duration::from_millis(500)).await;
+        for expected in 2..100 {
+            assert_eq!(count(&session.call(b"").await.expect("answered")), expected);
+        }
+        let status = query_status(7, &replicas, Duration::from_millis(500))
+            .await
+            .expect("asked");
+        let third = status[2].as_ref().expect("reachable");
+        assert_eq!((third.status.as_str(), third.op), ("recovering", 0));
+        assert!(third.waiting.is_some());
+    })
+    .expect("a ring");
+}
+
+#[test]
+fn without_a_group_the_outcome_is_unknown_and_can_be_settled_later() {
+    block_on(async {
+        let replicas = addresses(21_130, 3);
+        let nodes = start_all(&replicas).await;
+        let deadline = Duration::from_millis(300);
+        let config = ClientConfig {
+            deadline,
+            ..ClientConfig::new(7, replicas.clone())
+        };
+        let client = Client::new(config).expect("a socket");
+        let mut session = client.session().await.expect("registered");
+        assert_eq!(session.settle().await, Err(CallError::NothingToSettle));
+        let mut nodes = nodes.into_iter();
+        let survivor = nodes.next();
+        for node in nodes.flatten() {
+            node.cancel().await.expect("it did not panic");
+        }
+        assert_eq!(
+            session.call(b"").await,
+            Err(CallError::Unknown { number: 1 })
+        );
+        assert_eq!(
+            session.call(b"").await,
+            Err(CallError::Unsettled { number: 1 })
+        );
+        assert_eq!(
+            session.settle().await,
+            Err(CallError::Unknown { number: 1 })
+        );
+        drop(survivor);
+    })
+    .expect("a ring");
+}
