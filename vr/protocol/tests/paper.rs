@@ -113,13 +113,13 @@ impl Bench {
     }
 
     fn prepared(&mut self) -> Vec<Prepare> {
-        let prepares = self
-            .said()
-            .into_iter()
-            .filter_map(|(_, message)| match message {
-                Message::Prepare(prepare) => Some(prepare),
-                _ => None,
-            });
+        let prepares = self.said().into_iter().filter_map(|(_, message)| {
+            if let Message::Prepare(prepare) = message {
+                Some(prepare)
+            } else {
+                None
+            }
+        });
         prepares.collect()
     }
 
@@ -444,9 +444,9 @@ fn s4_2_1_a_suspicion_is_withdrawn() {
     assert_eq!(backup.replica.view(), View(0));
 }
 
-/// §4.2, step 3: "selects as the new log the one contained in the message with the largest v′; if
-/// several messages have the same v′ it selects the one among them with the largest n. It sets
-/// its op-number to that of the topmost entry in the new log, sets its commit-number to the
+/// §4.2, step 3: "selects as the new log the one contained in the message with the largest v';
+/// if several messages have the same v' it selects the one among them with the largest n. It
+/// sets its op-number to that of the topmost entry in the new log, sets its commit-number to the
 /// largest such number it received."
 #[test]
 fn s4_2_3_the_log_of_the_highest_last_normal_view_is_chosen() {

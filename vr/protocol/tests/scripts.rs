@@ -238,7 +238,7 @@ impl Stage {
         let mut taken = Vec::new();
         let mut left = VecDeque::new();
         for packet in self.network.drain(..) {
-            if choice.fits(&packet) && !(choice.first && !taken.is_empty()) {
+            if choice.fits(&packet) && (!choice.first || taken.is_empty()) {
                 taken.push(packet);
             } else {
                 left.push_back(packet);

@@ -1,5 +1,10 @@
 //! The bytes: fixed, strict, and harmless.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most messages are taken as they are"
+)]
+
 use proptest::prelude::*;
 use viewring_protocol::wire::{self, WireError};
 use viewring_protocol::{
@@ -391,9 +396,12 @@ fn a_message() -> impl Strategy<Value = Message> {
 /// Makes a lie fit: with the root, the parents and the nonces that the victim will believe.
 fn fit(message: Message, truth: &[Message], victim: &Replica) -> Message {
     let root = victim.group_checksum().unwrap_or_default();
-    let asked = truth.iter().rev().find_map(|message| match message {
-        Message::GetState(get) => Some(*get),
-        _ => None,
+    let asked = truth.iter().rev().find_map(|message| {
+        if let Message::GetState(get) = message {
+            Some(*get)
+        } else {
+            None
+        }
     });
     let rebase = |entries: Vec<Entry>, op: OpNumber, parent: Checksum| {
         let mut parent = parent;
@@ -479,7 +487,8 @@ proptest! {
 
     #[test]
     fn mutated_bytes_never_panic_and_mean_one_thing(
-        message in a_message(), changes in prop::collection::vec((any::<usize>(), any::<u8>()), 1..5),
+        message in a_message(),
+        changes in prop::collection::vec((any::<usize>(), any::<u8>()), 1..5),
     ) {
         let mut bytes = bytes_of(&message);
         for (place, value) in changes {

@@ -99,7 +99,8 @@ pub(super) struct Formation {
     locked: Option<Vec<Incarnation>>,
     /// Who has promised the same, we included.
     agreeing: ReplicaSet,
-    runs_without_me: Option<View>,
+    /// A group that runs, as far as we know, and the view that a member told.
+    runs_without_me: Option<(Vec<Incarnation>, View)>,
     hello_due: bool,
     root: Checksum,
 }
@@ -121,8 +122,16 @@ impl Formation {
 
     /// Step 1: locks, if a life of every replica is known and no group is known to run.
     fn try_to_lock(&mut self) {
-        if self.locked.is_some() || self.runs_without_me.is_some() {
+        if self.locked.is_some() {
             return;
+        }
+        if let Some((members, _)) = &self.runs_without_me {
+            // It was a late word of a group that has died whole, if all its members have.
+            let mut lives = self.heard.iter().zip(members);
+            if !lives.all(|(heard, member)| heard.is_some_and(|heard| heard != *member)) {
+                return;
+            }
+            self.runs_without_me = None;
         }
         let all: Option<Vec<_>> = self.heard.iter().copied().collect();
         if all.is_some() {
@@ -226,7 +235,7 @@ impl Replica {
             self.form(locked);
             return self.formed();
         }
-        self.formation.runs_without_me = Some(hello.view);
+        self.formation.runs_without_me = Some((locked, hello.view));
         Progress::NONE
     }
 
@@ -270,7 +279,7 @@ impl Replica {
             return None;
         }
         let formation = &self.formation;
-        if let Some(view) = formation.runs_without_me {
+        if let Some((_, view)) = formation.runs_without_me {
             return Some(WaitingReason::GroupRunsWithoutMe { view });
         }
         let all = || self.group.replicas();
@@ -290,5 +299,88 @@ impl Replica {
             .filter(|&id| !formation.agreeing.contains(id))
             .collect();
         Some(WaitingReason::WaitingForAgreement(missing))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::configuration::Options;
+    use std::string::ToString as _;
+
+    fn starting(id: u8, life: u64) -> Replica {
+        let group = Configuration::new(3).expect("odd");
+        Replica::new(ReplicaId(id), group, Options::default(), Incarnation(life))
+    }
+
+    fn greets(replica: &mut Replica, from: u8, life: u64, locked: Option<[u64; 3]>, member: bool) {
+        let locked = locked.map(|lives| lives.map(Incarnation).to_vec());
+        let hello = Hello {
+            incarnation: Incarnation(life),
+            locked,
+            member,
+            view: View(4),
+        };
+        let mut effects = Effects::new();
+        let before = replica.status();
+        let progress = replica.on_message(ReplicaId(from), Message::Hello(hello), &mut effects);
+        assert_eq!(progress.is_empty(), replica.status() == before);
+    }
+
+    #[test]
+    fn a_group_of_one_forms_at_once() {
+        let group = Configuration::new(1).expect("odd");
+        let replica = Replica::new(ReplicaId(0), group, Options::default(), Incarnation(5));
+        assert!(replica.is_primary() && replica.waiting_reason().is_none());
+    }
+
+    #[test]
+    fn all_must_promise_the_same() {
+        let mut replica = starting(0, 10);
+        greets(&mut replica, 1, 11, None, false);
+        greets(&mut replica, 2, 12, None, false);
+        greets(&mut replica, 1, 11, Some([10, 11, 12]), false);
+        greets(&mut replica, 2, 12, Some([10, 11, 99]), false);
+        let reason = replica.waiting_reason().expect("not a member");
+        assert_eq!(
+            reason.to_string(),
+            "waiting for replica 2 to agree on the group"
+        );
+        greets(&mut replica, 2, 12, Some([10, 11, 12]), false);
+        assert_eq!(replica.status(), Status::Normal);
+    }
+
+    #[test]
+    fn a_promise_is_kept_although_one_of_the_set_has_died() {
+        let mut replica = starting(0, 10);
+        greets(&mut replica, 1, 11, None, false);
+        greets(&mut replica, 2, 12, None, false);
+        greets(&mut replica, 2, 22, Some([10, 11, 22]), false);
+        greets(&mut replica, 1, 11, Some([10, 11, 22]), false);
+        let dead = [ReplicaId(2)].into_iter().collect();
+        assert_eq!(
+            replica.waiting_reason(),
+            Some(WaitingReason::LockedWithDead(dead))
+        );
+        greets(&mut replica, 1, 11, Some([10, 11, 12]), true);
+        assert_eq!(
+            replica.status(),
+            Status::Normal,
+            "a member of the promised set tells"
+        );
+    }
+
+    #[test]
+    fn who_hears_that_a_group_runs_promises_nothing() {
+        let mut replica = starting(0, 30);
+        greets(&mut replica, 1, 11, Some([10, 11, 12]), true);
+        greets(&mut replica, 1, 11, None, false);
+        greets(&mut replica, 2, 12, None, false);
+        assert_eq!(replica.formation.locked, None);
+        let reason = replica.waiting_reason();
+        assert_eq!(
+            reason,
+            Some(WaitingReason::GroupRunsWithoutMe { view: View(4) })
+        );
     }
 }
