@@ -97,7 +97,10 @@ fn files_are_one_idea() {
 fn functions_fit_on_a_screen() {
     let mut faults = Vec::new();
     // Tests may be long lists of data.
-    for source in sources().iter().filter(|source| source.path.contains("/src/")) {
+    for source in sources()
+        .iter()
+        .filter(|source| source.path.contains("/src/"))
+    {
         let lines: Vec<&str> = source.text.lines().collect();
         for (start, line) in lines.iter().enumerate() {
             let indent = line.len() - line.trim_start().len();

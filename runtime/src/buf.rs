@@ -9,12 +9,18 @@
 //! moment. The memory is freed or handed out again only after every handle is gone; that is why an
 //! operation in flight keeps a handle (see `reactor.rs`), and why nothing else has to be
 //! remembered about buffers.
+//!
+//! **Dropping a buffer runs no foreign code.** Whoever waits for one is not woken by the drop but
+//! noted, and woken by the loop of a runtime of this thread. So buffers may be dropped anywhere,
+//! also where something is borrowed.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+
+use crate::waiters::{Place, Waiters};
 
 /// A bounded set of equally long buffers. Cloning gives another handle to the same pool.
 #[derive(Clone)]
@@ -29,13 +35,7 @@ struct Pool {
     free: RefCell<Vec<Rc<Slot>>>,
     /// Buffers handed out and not yet returned: `out <= limit`.
     out: Cell<usize>,
-    waiting: RefCell<Vec<Waiting>>,
-}
-
-struct Waiting {
-    /// Wake when so many buffers can be taken.
-    wanted: usize,
-    waker: Waker,
+    waiting: Waiters,
 }
 
 struct Slot {
@@ -57,7 +57,7 @@ impl BufPool {
             limit,
             free: RefCell::default(),
             out: Cell::new(0),
-            waiting: RefCell::default(),
+            waiting: Waiters::default(),
         };
         Self {
             pool: Rc::new(pool),
@@ -109,23 +109,24 @@ impl BufPool {
     }
 
     /// Ready once `wanted` buffers (at most the pool's limit) can be taken; else the task is woken
-    /// when that is so.
-    pub(crate) fn poll_available(&self, wanted: usize, cx: &Context<'_>) -> Poll<()> {
+    /// when that is so. Give the place back with [`leave`](Self::leave).
+    pub(crate) fn poll_available(
+        &self,
+        wanted: usize,
+        place: &mut Place,
+        cx: &Context<'_>,
+    ) -> Poll<()> {
         let wanted = wanted.min(self.pool.limit);
         if self.available() >= wanted {
             return Poll::Ready(());
         }
-        let mut waiting = self.pool.waiting.borrow_mut();
-        if !waiting
-            .iter()
-            .any(|w| w.wanted == wanted && w.waker.will_wake(cx.waker()))
-        {
-            waiting.push(Waiting {
-                wanted,
-                waker: cx.waker().clone(),
-            });
-        }
+        self.pool.waiting.wait(place, wanted, cx);
         Poll::Pending
+    }
+
+    /// Stops waiting.
+    pub(crate) fn leave(&self, place: &mut Place) {
+        self.pool.waiting.leave(place);
     }
 }
 
@@ -134,23 +135,39 @@ impl Pool {
         debug_assert_eq!(slot.data.len(), self.buf_len);
         self.out.set(self.out.get() - 1);
         self.free.borrow_mut().push(slot);
-        if !self.waiting.borrow().is_empty() {
-            self.wake_waiting();
+        if !self.waiting.is_empty() {
+            self.have_waiting_woken();
         }
     }
 
     #[cold]
-    fn wake_waiting(&self) {
+    fn have_waiting_woken(&self) {
         let available = self.limit - self.out.get();
-        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-        let (ready, mut still): (Vec<_>, Vec<_>) =
-            waiting.into_iter().partition(|w| w.wanted <= available);
-        self.waiting.borrow_mut().append(&mut still);
-        // No borrow is live: a waker may run anything.
-        for waiting in ready {
-            waiting.waker.wake();
+        let noted = DUE.try_with(|due| self.waiting.take(available, &mut *due.borrow_mut()));
+        if noted.is_err() {
+            // The thread ends: there is no loop any more, and nothing of it is borrowed.
+            let mut due = Vec::new();
+            self.waiting.take(available, &mut due);
+            due.into_iter().for_each(Waker::wake);
         }
     }
+}
+
+thread_local! {
+    static DUE: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether there is somebody for whom buffers have come back on this thread.
+pub(crate) fn is_due() -> bool {
+    DUE.try_with(|due| !due.borrow().is_empty())
+        .unwrap_or(false)
+}
+
+/// Adds to `wakers` those for whom buffers have come back on this thread. A runtime's loop does so
+/// in every turn, before it sleeps.
+pub(crate) fn take_due(wakers: &mut impl Extend<Waker>) {
+    // There is nobody left to wake if the thread ends.
+    let _thread_ends = DUE.try_with(|due| wakers.extend(due.borrow_mut().drain(..)));
 }
 
 impl fmt::Debug for BufPool {

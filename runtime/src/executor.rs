@@ -2,7 +2,8 @@
 //!
 //! Tasks are the `async-task` crate's. A suspended task is owned by nobody but its wakers, so the
 //! register keeps one waker of each: at shutdown it wakes them all and drops what that schedules,
-//! which drops the futures while the reactor still lives.
+//! which drops the futures while the reactor still lives. A task leaves the register when its
+//! future is gone, so an empty register means that there is no future left.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -30,6 +31,8 @@ pub(crate) struct Executor {
     pub(crate) spawned: Cell<u64>,
     pub(crate) polls: Cell<u64>,
     pub(crate) panics: Cell<u64>,
+    /// What the last one said.
+    pub(crate) last_panic: RefCell<Option<String>>,
 }
 
 struct Entry {
@@ -61,9 +64,9 @@ impl Executor {
             let Some(runnable) = self.ready.borrow_mut().pop_front() else {
                 break;
             };
+            self.polls.set(self.polls.get() + 1);
             runnable.run();
         }
-        self.polls.set(self.polls.get() + batch as u64);
     }
 
     /// Makes a task of `future`; `schedule` puts it on the run queue whenever it is woken.
@@ -102,24 +105,28 @@ impl Executor {
         }
     }
 
-    /// Drops the futures of all tasks, and those that their drops spawn. `collect` fetches what
-    /// other threads have handed over.
-    pub(crate) fn close(&self, mut collect: impl FnMut(&mut VecDeque<Runnable>)) {
+    /// What is spawned from now on is dropped at once.
+    pub(crate) fn close(&self) {
         self.closed.set(true);
-        loop {
-            let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
-            for (_, entry) in tasks {
-                entry.waker.wake();
-            }
-            collect(&mut self.ready.borrow_mut());
-            // Nothing is borrowed while a future is dropped: it may wake, spawn or cancel.
-            while let Some(runnable) = { self.ready.borrow_mut().pop_front() } {
-                drop(runnable);
-            }
-            if self.tasks.borrow().is_empty() && self.ready.borrow().is_empty() {
-                return;
-            }
+    }
+
+    /// Wakes every task, so that each ends up on a queue.
+    pub(crate) fn wake_all(&self) {
+        let tasks = self.tasks.borrow();
+        let wakers: Vec<Waker> = tasks.iter().map(|(_, task)| task.waker.clone()).collect();
+        drop(tasks);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Drops the tasks on the run queue, and their futures; says whether there were any.
+    pub(crate) fn drop_ready(&self) -> bool {
+        let mut found = false;
+        // Nothing is borrowed while a future is dropped: it may wake, spawn or cancel.
+        while let Some(runnable) = { self.ready.borrow_mut().pop_front() } {
+            found = true;
+            drop(runnable);
         }
+        found
     }
 
     #[cold]
@@ -147,7 +154,6 @@ struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // At shutdown the register was taken away whole.
         let entry = self.executor.tasks.borrow_mut().try_remove(self.key);
         drop(entry);
     }
@@ -174,6 +180,7 @@ impl<F: Future> Future for TaskFuture<F> {
             Err(panic) => {
                 let Registration { executor, key } = this.registration;
                 executor.panics.set(executor.panics.get() + 1);
+                *executor.last_panic.borrow_mut() = Some(panic_message(&panic).to_owned());
                 if executor
                     .tasks
                     .borrow()
@@ -217,18 +224,21 @@ impl<T> JoinHandle<T> {
     /// finished before, and a panic if it had panicked.
     ///
     /// # Cancel safety
-    /// Dropping this future still cancels the task, unobserved.
+    /// Dropping this future, also before its first poll, still cancels the task, unobserved.
     ///
     /// # Errors
     /// [`JoinError::Panicked`].
-    pub async fn cancel(mut self) -> Result<Option<T>, JoinError> {
-        let Some(task) = self.task.take() else {
-            return Ok(None);
-        };
-        match task.cancel().await {
-            Some(Ok(output)) => Ok(Some(output)),
-            Some(Err(panic)) => Err(JoinError::Panicked(panic)),
-            None => Ok(None),
+    pub fn cancel(mut self) -> impl Future<Output = Result<Option<T>, JoinError>> {
+        let task = self.task.take(); // to drop it is to cancel
+        async move {
+            let Some(task) = task else {
+                return Ok(None);
+            };
+            match task.cancel().await {
+                Some(Ok(output)) => Ok(Some(output)),
+                Some(Err(panic)) => Err(JoinError::Panicked(panic)),
+                None => Ok(None),
+            }
         }
     }
 

@@ -196,7 +196,12 @@ impl Ops {
                 };
                 return Delivery::Wake(waker);
             }
-            State::Posted(_) | State::Stream(_) | State::Orphaned | State::Completed(_) => {}
+            // Its one completion was there before; its future will fetch that one.
+            State::Completed(_) => {
+                self.stale += 1;
+                return Delivery::Drop(result);
+            }
+            State::Posted(_) | State::Stream(_) | State::Orphaned => {}
         }
         match self.entries.remove(key.index as usize).state {
             State::Posted(sink) | State::Stream(sink) => Delivery::Tell(sink, result, false),
@@ -280,16 +285,26 @@ mod tests {
     fn a_completed_operation_whose_future_is_dropped_needs_no_cancel() {
         let mut ops = Ops::new();
         let key = ops.insert();
-        let _ = complete(&mut ops, key);
+        assert!(matches!(complete(&mut ops, key), Delivery::Nothing));
         assert!(!ops.orphan(key).in_flight);
         assert_eq!(ops.len(), 0);
+    }
+
+    #[test]
+    fn a_second_completion_changes_nothing() {
+        let mut ops = Ops::new();
+        let key = ops.insert();
+        assert!(matches!(complete(&mut ops, key), Delivery::Nothing));
+        assert!(matches!(complete(&mut ops, key), Delivery::Drop(_)));
+        assert_eq!((ops.len(), ops.stale), (1, 1));
+        assert!(poll(&mut ops, key).is_ready());
     }
 
     #[test]
     fn a_stale_completion_does_not_reach_the_next_user_of_the_entry() {
         let mut ops = Ops::new();
         let first = ops.insert();
-        let _ = complete(&mut ops, first);
+        assert!(matches!(complete(&mut ops, first), Delivery::Nothing));
         assert!(poll(&mut ops, first).is_ready());
         let second = ops.insert();
         assert_eq!(first.index, second.index);

@@ -114,9 +114,11 @@ impl<T> Remote<T> {
             .is_err();
     }
 
-    /// The owner: takes nothing more.
-    pub(crate) fn close(&self) {
-        self.lock().closed = true;
+    /// The owner: takes nothing more, and moves what is there to the end of `items`.
+    pub(crate) fn close(&self, items: &mut VecDeque<T>) {
+        let mut queue = self.lock();
+        queue.closed = true;
+        items.append(&mut queue.items);
     }
 
     #[cfg(not(loom))]
@@ -170,7 +172,10 @@ mod tests {
     #[test]
     fn a_closed_queue_gives_the_item_back() {
         let remote = Remote::new();
-        remote.close();
+        assert_eq!(remote.hand_over(6), Handed::Seen);
+        let mut items = VecDeque::new();
+        remote.close(&mut items);
+        assert_eq!(items, [6]);
         assert_eq!(remote.hand_over(7), Handed::Closed(7));
     }
 }
@@ -178,9 +183,32 @@ mod tests {
 #[cfg(all(test, loom))]
 mod model {
     use super::*;
-    use loom::sync::Arc;
-    use loom::sync::atomic::AtomicBool;
+    use loom::sync::{Arc, Notify};
     use loom::thread;
+
+    /// Whatever is handed over while the owner closes is either in its hands or given back.
+    #[test]
+    fn nothing_is_left_in_a_closed_queue() {
+        loom::model(|| {
+            let remote = Arc::new(Remote::new());
+            let threads: Vec<_> = (0..2)
+                .map(|item| {
+                    let remote = Arc::clone(&remote);
+                    thread::spawn(move || match remote.hand_over(item) {
+                        Handed::Closed(_) => 1,
+                        Handed::Seen | Handed::Unpark => 0,
+                    })
+                })
+                .collect();
+            let mut items = VecDeque::new();
+            remote.collect(&mut items);
+            remote.close(&mut items);
+            let threads = threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no panic"));
+            assert_eq!(items.len() + threads.sum::<usize>(), 2);
+        });
+    }
 
     /// Every interleaving of two that hand over and an owner that collects and sleeps: whenever
     /// the owner has fallen asleep with an item in the queue, somebody unparks it.
@@ -188,13 +216,13 @@ mod model {
     fn no_wake_is_lost() {
         loom::model(|| {
             let remote = Arc::new(Remote::new());
-            let unparked = Arc::new(AtomicBool::new(false));
+            let unpark = Arc::new(Notify::new());
             let threads: Vec<_> = (0..2)
                 .map(|item| {
-                    let (remote, unparked) = (Arc::clone(&remote), Arc::clone(&unparked));
+                    let (remote, unpark) = (Arc::clone(&remote), Arc::clone(&unpark));
                     thread::spawn(move || {
                         if remote.hand_over(item) == Handed::Unpark {
-                            unparked.store(true, Ordering::Release);
+                            unpark.notify();
                         }
                     })
                 })
@@ -204,13 +232,8 @@ mod model {
                 if remote.is_notified() {
                     remote.collect(&mut items);
                 } else if remote.prepare_sleep() {
-                    // Asleep: only an unpark ends it.
-                    while !unparked.swap(false, Ordering::AcqRel) {
-                        thread::yield_now();
-                    }
+                    unpark.wait(); // a wake that is lost is a deadlock, which loom reports
                     remote.awake();
-                } else {
-                    thread::yield_now();
                 }
             }
             for thread in threads {

@@ -2,8 +2,9 @@
 
 use std::io;
 
+use crate::current::current;
+use crate::operation::Operation;
 use crate::reactor::Op;
-use crate::runtime::{self, Operation};
 
 /// Waits until the process is asked to stop, by `SIGINT` (ctrl-c) or `SIGTERM`.
 ///
@@ -19,7 +20,7 @@ use crate::runtime::{self, Operation};
 /// # Panics
 /// Outside a runtime.
 pub async fn shutdown() -> io::Result<()> {
-    Operation::start(&runtime::current(), Op::ShutdownSignal)
+    Operation::start(&current(), Op::ShutdownSignal)
         .await
         .map(drop)
 }

@@ -29,7 +29,8 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
-use crate::runtime::{self, Inner};
+use crate::current;
+use crate::inner::Inner;
 use crate::timers::TimerKey;
 
 /// A moment on the runtime's clock: `CLOCK_MONOTONIC`, or a simulated world's virtual time.
@@ -45,7 +46,7 @@ impl Instant {
     /// # Panics
     /// Outside a runtime.
     pub fn now() -> Self {
-        runtime::with_current(Inner::now)
+        current::with_current(Inner::now)
     }
 
     /// The time that passed since this moment; zero if it lies in the future.
@@ -113,13 +114,20 @@ pub fn sleep(duration: Duration) -> Timer {
 ///
 /// # Cancel safety
 /// Strict. Dropping the timer disarms it.
+///
+/// # Panics
+/// When polled outside a runtime.
 pub fn sleep_until(deadline: Instant) -> Timer {
     Timer::at(deadline)
 }
 
 /// A future that is ready from its deadline on.
 ///
-/// Armed by its first poll; dropping it disarms it. It belongs to the runtime that polls it first.
+/// Armed by its first poll; dropping it disarms it. It belongs to the runtime that polls it first:
+/// if that is dropped, an armed timer is never ready.
+///
+/// # Panics
+/// Its first poll does outside a runtime.
 #[must_use = "a timer does nothing unless it is awaited"]
 pub struct Timer {
     deadline: Instant,
@@ -188,7 +196,7 @@ impl Future for Timer {
             return Poll::Ready(());
         }
         let deadline = self.deadline;
-        self.armed = runtime::with_current(|inner| {
+        self.armed = current::with_current(|inner| {
             if deadline <= inner.loop_time() {
                 return None;
             }

@@ -131,7 +131,7 @@ impl Timers {
     }
 
     /// Adds to `wakers` everybody whose deadline is `now` or before, in the order of deadlines.
-    pub(crate) fn fire(&mut self, now: Instant, wakers: &mut Vec<Waker>) {
+    pub(crate) fn fire(&mut self, now: Instant, wakers: &mut impl Extend<Waker>) {
         let now_ns = now.as_nanos();
         if now_ns < self.earliest_ns {
             return;

@@ -23,7 +23,7 @@ use viewring_protocol::{
     SessionError, Target, View, wire,
 };
 use viewring_runtime::net::UdpOptions;
-use viewring_runtime::time::{Instant, sleep, timeout};
+use viewring_runtime::time::{Instant, sleep, timeout_at};
 use viewring_runtime::{JoinHandle, random, spawn};
 use viewring_transport::{Endpoint, EndpointConfig, Sender};
 
@@ -204,6 +204,11 @@ impl Client {
         Ok(session)
     }
 
+    /// Where its socket is bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared.endpoint.local_addr()
+    }
+
     /// The latest view heard of, which names the presumed primary.
     pub fn view(&self) -> u64 {
         self.shared.view.get().0
@@ -277,16 +282,22 @@ impl Session {
         let shared = &*client.shared;
         let number = core.number().0;
         let give_up_at = Instant::now() + shared.config.deadline;
+        let mut retry_at = Instant::now() + shared.config.retry;
         inbox.replies.borrow_mut().clear();
         shared.send_pending(core);
         loop {
-            let patience = shared.config.retry.min(give_up_at - Instant::now());
-            let Ok(reply) = timeout(patience, inbox.next(shared)).await else {
-                if Instant::now() >= give_up_at {
-                    return Err(CallError::Unknown { number });
-                }
+            // Deadlines, since not every reply is an answer: a stream of others puts off neither.
+            let now = Instant::now();
+            if now >= give_up_at {
+                return Err(CallError::Unknown { number });
+            }
+            if now >= retry_at {
+                retry_at = now + shared.config.retry;
                 core.retry();
                 shared.send_pending(core);
+            }
+            let until = retry_at.min(give_up_at);
+            let Ok(reply) = timeout_at(until, inbox.next(shared)).await else {
                 continue;
             };
             let reply = reply?;

@@ -39,6 +39,7 @@
 //! nothing yet. If more than f stop, what they held is lost: nothing starts fresh by itself.
 
 mod client;
+pub mod cluster;
 mod journal;
 mod node;
 mod state_machine;

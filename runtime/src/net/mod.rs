@@ -1,5 +1,6 @@
 //! Sockets.
 
+mod receive;
 mod udp;
 
 pub use crate::reactor::Datagram;

@@ -4,23 +4,25 @@
 //! into a queue. [`UdpSocket::recv_from`] waits for the queue only, so dropping it loses no
 //! datagram and costs no system call.
 //!
-//! That one operation ends by itself on a datagram of no bytes, when completions overflow, when no
-//! buffer is free, and on a socket error. The socket starts it again, and counts each reason: a
-//! socket that stayed silent would be deaf.
+//! See `receive.rs` for how that operation is kept going.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
+use super::receive::{Receive, Receiver};
 use crate::buf::{Buf, BufPool, SharedBuf};
+use crate::current::current;
+use crate::inner::Inner;
+use crate::operation::Operation;
 use crate::ops::Sink;
-use crate::reactor::{Datagram, Op, OpKey, Outcome, SocketId};
-use crate::runtime::{self, Inner, Operation};
+use crate::reactor::{Datagram, Op, Outcome, SocketId};
+use crate::waiters::Place;
 
 /// How to open a [`UdpSocket`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +57,8 @@ impl Default for UdpOptions {
 
 /// A UDP socket of this thread's runtime.
 ///
-/// Dropping it cancels its receive and closes it once its last send is out.
+/// Dropping it cancels its receive and closes it once its last send is out. On io_uring its address
+/// can be bound again at once, unless a send is stuck.
 pub struct UdpSocket {
     runtime: Rc<Inner>,
     id: SocketId,
@@ -119,21 +122,11 @@ impl UdpSocket {
     /// Outside a runtime.
     pub fn bind_with(addr: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
         options.validate()?;
-        let runtime = runtime::current();
+        let runtime = current();
         let room = runtime.reactor().datagram_overhead();
         let pool = BufPool::new(options.buffer_len + room, options.recv_buffers);
         let (id, local_addr) = runtime.reactor().bind_udp(addr, options, &pool)?;
-        let receiver = Receiver {
-            runtime: Rc::clone(&runtime),
-            id,
-            pool,
-            armed: Cell::new(None),
-            starved: Cell::new(false),
-            queue: RefCell::default(),
-            error: RefCell::default(),
-            waiting: RefCell::default(),
-            stats: Cell::default(),
-        };
+        let receiver = Receiver::new(&runtime, id, pool);
         let sender = Sender {
             limit: options.sends_in_flight,
             in_flight: Cell::new(0),
@@ -143,7 +136,7 @@ impl UdpSocket {
             runtime,
             id,
             local_addr,
-            receiver: Rc::new(receiver),
+            receiver,
             sender: Rc::new(sender),
         })
     }
@@ -163,7 +156,7 @@ impl UdpSocket {
 
     /// What happened so far.
     pub fn stats(&self) -> UdpStats {
-        let (received, sent) = (self.receiver.stats.get(), self.sender.stats.get());
+        let (received, sent) = (self.receiver.stats(), self.sender.stats.get());
         UdpStats {
             posted: sent.posted,
             post_failed: sent.post_failed,
@@ -179,7 +172,8 @@ impl UdpSocket {
     ///
     /// # Errors
     /// A pending error of the socket, such as `ECONNREFUSED` when a connected peer's port is
-    /// closed. The socket goes on.
+    /// closed. The socket goes on. And [`Gone`](crate::Gone), in an [`io::Error`], when the
+    /// socket's runtime was dropped.
     pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         let datagram = self.recv_datagram().await?;
         let len = datagram.payload().len().min(buf.len());
@@ -206,11 +200,11 @@ impl UdpSocket {
     /// # Errors
     /// As for [`recv_from`](Self::recv_from).
     pub async fn recv_datagram(&self) -> io::Result<Datagram> {
-        poll_fn(|cx| self.receiver.poll_recv(cx)).await
+        Receive::new(&self.receiver).await
     }
 
-    /// Waits for at least one datagram and adds all that are in hand, at most `max`, to `out`. Says
-    /// how many.
+    /// Waits for at least one datagram and adds all that are in hand, at most `max` (but at least
+    /// the one), to `out`. Says how many.
     ///
     /// # Cancel safety
     /// Strict: datagrams are taken in the poll that returns them.
@@ -220,7 +214,7 @@ impl UdpSocket {
     pub async fn recv_many(&self, out: &mut Vec<Datagram>, max: usize) -> io::Result<usize> {
         let first = self.recv_datagram().await?;
         out.push(first);
-        Ok(1 + self.take_queued(out, max.saturating_sub(1)))
+        Ok(1 + self.receiver.take(out, max.saturating_sub(1)))
     }
 
     /// Adds the datagrams that are in hand, at most `max`, to `out`, without waiting. Says how
@@ -230,17 +224,10 @@ impl UdpSocket {
     /// As for [`recv_from`](Self::recv_from).
     pub fn try_recv_many(&self, out: &mut Vec<Datagram>, max: usize) -> io::Result<usize> {
         self.receiver.arm_if_possible();
-        match self.take_queued(out, max) {
+        match self.receiver.take(out, max) {
             0 => self.receiver.take_error().map_or(Ok(0), Err),
             taken => Ok(taken),
         }
-    }
-
-    fn take_queued(&self, out: &mut Vec<Datagram>, max: usize) -> usize {
-        let mut queue = self.receiver.queue.borrow_mut();
-        let taken = queue.len().min(max);
-        out.extend(queue.drain(..taken));
-        taken
     }
 
     /// Sends a copy of `payload` to `to` as one datagram and waits until the kernel has taken it.
@@ -251,7 +238,8 @@ impl UdpSocket {
     /// Dropping it before it is done leaves open whether the datagram is sent.
     ///
     /// # Errors
-    /// What `sendto(2)` says: message too long, network unreachable …
+    /// What `sendto(2)` says: message too long, network unreachable … And
+    /// [`Gone`](crate::Gone), in an [`io::Error`], when the socket's runtime was dropped.
     pub async fn send_to(&self, payload: &[u8], to: SocketAddr) -> io::Result<usize> {
         self.send_copy(payload, Some(to)).await
     }
@@ -294,11 +282,11 @@ impl UdpSocket {
 
     /// Waits for a send buffer if all are in flight.
     async fn copy(&self, payload: &[u8]) -> SharedBuf {
-        let pool = self.runtime.send_bufs();
-        let mut buf = loop {
-            match pool.take_for(payload.len()) {
-                Some(buf) => break buf,
-                None => poll_fn(|cx| pool.poll_available(1, cx)).await,
+        let mut buf = match self.take_buf(payload.len()) {
+            Some(buf) => buf,
+            None => {
+                let (pool, place) = (self.runtime.send_bufs(), Place::default());
+                SendBuf { pool, place }.await
             }
         };
         buf.put_slice(payload);
@@ -325,9 +313,10 @@ impl UdpSocket {
     /// to the caller. A failure is counted in [`stats`](Self::stats).
     ///
     /// # Errors
-    /// Gives the payload back when too many sends are in flight.
+    /// Gives the payload back when too many sends are in flight, or when the socket's runtime was
+    /// dropped.
     pub fn post_to(&self, payload: SharedBuf, to: SocketAddr) -> Result<(), SharedBuf> {
-        if !self.sender.admit() {
+        if self.runtime.is_closed() || !self.sender.admit() {
             return Err(payload);
         }
         let op = Op::Send {
@@ -348,6 +337,32 @@ fn bytes(outcome: Outcome) -> io::Result<usize> {
     Ok(sent)
 }
 
+/// Waits for a pooled send buffer.
+struct SendBuf<'a> {
+    pool: &'a BufPool,
+    place: Place,
+}
+
+impl Future for SendBuf<'_> {
+    type Output = Buf;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Buf> {
+        let this = self.get_mut();
+        if let Some(buf) = this.pool.take() {
+            return Poll::Ready(buf);
+        }
+        let polled = this.pool.poll_available(1, &mut this.place, cx);
+        debug_assert!(polled.is_pending(), "there was none");
+        Poll::Pending
+    }
+}
+
+impl Drop for SendBuf<'_> {
+    fn drop(&mut self) {
+        self.pool.leave(&mut self.place);
+    }
+}
+
 impl UdpOptions {
     fn validate(&self) -> io::Result<()> {
         let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
@@ -363,9 +378,7 @@ impl UdpOptions {
 
 impl Drop for UdpSocket {
     fn drop(&mut self) {
-        if let Some(key) = self.receiver.armed.take() {
-            self.runtime.orphan(key);
-        }
+        self.receiver.disarm();
         self.runtime.reactor().close(self.id);
     }
 }
@@ -375,129 +388,6 @@ impl fmt::Debug for UdpSocket {
         f.debug_struct("UdpSocket")
             .field("local_addr", &self.local_addr)
             .finish_non_exhaustive()
-    }
-}
-
-/// The receiving half: the queue, and the operation that fills it.
-struct Receiver {
-    runtime: Rc<Inner>,
-    id: SocketId,
-    pool: BufPool,
-    /// The operation in flight. None: before the first receive, after an error, while starved.
-    armed: Cell<Option<OpKey>>,
-    /// It ended for want of buffers.
-    starved: Cell<bool>,
-    /// At most as many as there are buffers.
-    queue: RefCell<VecDeque<Datagram>>,
-    error: RefCell<Option<io::Error>>,
-    waiting: RefCell<Vec<Waker>>,
-    stats: Cell<UdpStats>,
-}
-
-impl Receiver {
-    fn poll_recv(self: &Rc<Self>, cx: &Context<'_>) -> Poll<io::Result<Datagram>> {
-        if let Some(datagram) = self.queue.borrow_mut().pop_front() {
-            return Poll::Ready(Ok(datagram));
-        }
-        if let Some(error) = self.take_error() {
-            return Poll::Ready(Err(error));
-        }
-        if !self.arm_if_possible() {
-            // Starved, and the queue is empty: others hold the buffers. Wait for some.
-            if self.pool.poll_available(self.enough(), cx).is_ready() {
-                self.arm();
-            }
-        }
-        let mut waiting = self.waiting.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
-        }
-        Poll::Pending
-    }
-
-    fn take_error(&self) -> Option<io::Error> {
-        self.error.borrow_mut().take()
-    }
-
-    /// Makes sure that the operation is in flight; false while there are too few buffers.
-    fn arm_if_possible(self: &Rc<Self>) -> bool {
-        if self.armed.get().is_none() {
-            if self.starved.get() && self.pool.available() < self.enough() {
-                return false;
-            }
-            self.arm();
-        }
-        true
-    }
-
-    /// So many free buffers are worth a new start: with fewer it would soon end again.
-    fn enough(&self) -> usize {
-        self.pool.limit().div_ceil(4)
-    }
-
-    fn arm(self: &Rc<Self>) {
-        self.starved.set(false);
-        let sink: Rc<Self> = Rc::clone(self);
-        let key = self
-            .runtime
-            .start_stream(Op::ReceiveMany { socket: self.id }, sink);
-        self.armed.set(Some(key));
-    }
-
-    fn count(&self, count: impl FnOnce(&mut UdpStats)) {
-        let mut stats = self.stats.get();
-        count(&mut stats);
-        self.stats.set(stats);
-    }
-
-    fn wake(&self) {
-        // Usually there is one, and its place is kept. Nothing is borrowed while it is woken.
-        let waiting = self.waiting.borrow().len();
-        for _ in 0..waiting {
-            let waker = self.waiting.borrow_mut().pop();
-            waker.into_iter().for_each(Waker::wake);
-        }
-    }
-
-    fn enqueue(&self, datagram: Datagram) {
-        self.count(|stats| {
-            stats.received += 1;
-            stats.truncated += u64::from(datagram.truncated);
-        });
-        self.queue.borrow_mut().push_back(datagram);
-    }
-}
-
-impl Sink for Receiver {
-    fn complete(self: Rc<Self>, result: io::Result<Outcome>, more: bool) {
-        if !more {
-            self.armed.set(None);
-        }
-        match result {
-            Ok(Outcome::Datagram(datagram)) => {
-                let empty = datagram.payload.is_empty();
-                self.enqueue(datagram);
-                if !more {
-                    self.count(|stats| {
-                        stats.ended_empty += u64::from(empty);
-                        stats.ended_overflow += u64::from(!empty);
-                    });
-                    // It brought something, so this cannot spin.
-                    self.arm();
-                }
-            }
-            Ok(_) => unreachable!("a receive brings datagrams"),
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                self.starved.set(true);
-                self.count(|stats| stats.ended_no_buffers += 1);
-            }
-            Err(error) => {
-                // The next receive is told, and the one after that starts anew.
-                self.count(|stats| stats.ended_error += 1);
-                *self.error.borrow_mut() = Some(error);
-            }
-        }
-        self.wake();
     }
 }
 

@@ -14,34 +14,37 @@
 )]
 
 mod address;
+pub(crate) mod affinity;
 mod provided;
 mod ring;
 mod setup;
 mod signals;
+mod slots;
+mod sockets;
+mod timer;
 mod unpark;
 mod user_data;
 
-use std::cell::UnsafeCell;
 use std::fmt;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::{cqueue, opcode, squeue, types};
 use slab::Slab;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use self::address::RawAddress;
-use self::provided::Provided;
 use self::ring::Ring;
+use self::slots::{Held, Slots};
+use self::sockets::{DATAGRAM_OVERHEAD, Sockets};
+use self::timer::DeadlineTimer;
 use self::unpark::{Unparker, WakeRead};
 use self::user_data::UserData;
 use crate::buf::{BufPool, SharedBuf};
 use crate::net::UdpOptions;
-use crate::reactor::{Completion, Datagram, Op, OpKey, Outcome, Reactor, SocketId, Unpark, Wait};
+use crate::reactor::{Completion, Op, OpKey, Outcome, Reactor, SocketId, Unpark, Wait};
 use crate::time::Instant;
 
 pub use self::setup::{Capabilities, SetupError};
@@ -49,9 +52,11 @@ pub use self::setup::{Capabilities, SetupError};
 /// How large the ring is, and how it behaves.
 #[derive(Clone, Debug)]
 pub struct UringConfig {
-    /// Submission queue entries: how many operations one system call can start.
+    /// Submission queue entries: how many operations one system call can start. At least 1; the
+    /// kernel rounds it up to a power of two and clamps it to its maximum.
     pub submission_entries: u32,
-    /// Completion queue entries. More than are ever in flight, or multishot receives end early.
+    /// Completion queue entries, likewise; at least `submission_entries`. More than are ever in
+    /// flight, or multishot receives end early.
     pub completion_entries: u32,
 }
 
@@ -69,17 +74,17 @@ impl Default for UringConfig {
 /// It belongs to the thread that made it.
 pub struct Uring {
     ring: Ring,
-    slots: Vec<Slot>,
-    in_flight: usize,
-    sockets: Slab<SocketEntry>,
-    groups: Groups,
-    /// Read by the kernel with every receive; see [`receive_header`].
-    header: Box<libc::msghdr>,
+    slots: Slots,
+    sockets: Sockets,
+    /// Read by the kernel with every receive; see [`sockets::receive_header`]. Some until leaked.
+    header: Option<Box<libc::msghdr>>,
     timer: DeadlineTimer,
     wake: WakeRead,
     /// Peers to whom a message is under way.
     messages: Slab<Arc<dyn Unpark>>,
     reaped: Vec<cqueue::Entry>,
+    /// What was reaped outside a turn; the next one tells of it.
+    early: Vec<Completion>,
     counters: Counters,
 }
 
@@ -94,61 +99,10 @@ struct Counters {
     unknown: u64,
 }
 
-/// One operation's place. Reused; its boxed part is allocated once.
-struct Slot {
-    generation: u32,
-    /// What the operation keeps alive. `Nothing` while the slot is free.
-    held: Held,
-    shared: Box<UnsafeCell<KernelShared>>,
-}
-
-/// What the kernel reads or writes by address.
-struct KernelShared {
-    address: RawAddress,
-    word: u64,
-}
-
-enum Held {
-    Nothing,
-    Nop,
-    Send {
-        socket: SocketId,
-        _payload: SharedBuf,
-    },
-    Receive {
-        socket: SocketId,
-    },
-    Signal {
-        _waiting: signals::Waiting,
-    },
-    /// It could not even be started; the completion is made up in the next turn.
-    Failed(Option<io::Error>),
-}
-
-struct SocketEntry {
-    socket: Socket,
-    provided: Provided,
-    /// Operations in flight on it.
-    operations: usize,
-    closing: bool,
-}
-
-/// Buffer group ids; those given back are used again.
-#[derive(Default)]
-struct Groups {
-    next: u16,
-    free: Vec<u16>,
-}
-
-/// The one kernel timer, armed for the earliest deadline, lazily.
-struct DeadlineTimer {
-    spec: Box<UnsafeCell<types::Timespec>>,
-    armed: Option<Instant>,
-    generation: u32,
-}
-
 /// How long a dropped ring waits for its operations.
 const DRAIN_BOUND: Duration = Duration::from_secs(1);
+/// How often a bind that finds its address in use looks whether a closing socket held it.
+const BIND_ATTEMPTS: u32 = 3;
 
 impl Uring {
     /// A ring of the default size for this thread.
@@ -175,19 +129,14 @@ impl Uring {
             .map_err(SetupError::Other)?;
         Ok(Self {
             ring,
-            slots: Vec::new(),
-            in_flight: 0,
-            sockets: Slab::new(),
-            groups: Groups::default(),
-            header: Box::new(receive_header()),
-            timer: DeadlineTimer {
-                spec: Box::new(UnsafeCell::new(types::Timespec::new())),
-                armed: None,
-                generation: 0,
-            },
+            slots: Slots::default(),
+            sockets: Sockets::default(),
+            header: Some(Box::new(sockets::receive_header())),
+            timer: DeadlineTimer::new(),
             wake: WakeRead::new(unparker),
             messages: Slab::new(),
             reaped: Vec::new(),
+            early: Vec::new(),
             counters: Counters::default(),
         })
     }
@@ -197,55 +146,31 @@ impl Uring {
         self.ring.capabilities()
     }
 
-    /// The slot of `key`, made if need be.
-    fn occupy(&mut self, key: OpKey, held: Held) -> &mut Slot {
-        let index = key.index as usize;
-        while self.slots.len() <= index {
-            let shared = KernelShared {
-                address: RawAddress::EMPTY,
-                word: 0,
-            };
-            self.slots.push(Slot {
-                generation: 0,
-                held: Held::Nothing,
-                shared: Box::new(UnsafeCell::new(shared)),
-            });
-        }
-        let slot = &mut self.slots[index];
-        // The slot invariant rests on this, so it is checked, whatever the caller does.
-        assert!(
-            matches!(slot.held, Held::Nothing),
-            "operation {key:?} is in flight already"
-        );
-        slot.generation = key.generation;
-        slot.held = held;
-        self.in_flight += 1;
-        slot
+    fn header(&self) -> &libc::msghdr {
+        self.header.as_ref().expect("leaked only by `drop`")
     }
 
     fn start_send(
         &mut self,
         key: OpKey,
-        id: SocketId,
+        socket: SocketId,
         to: Option<SocketAddr>,
         payload: SharedBuf,
     ) -> squeue::Entry {
-        let fd = self.use_socket(id);
+        let fd = self.sockets.using(socket);
         let (data, len) = (payload.as_ptr(), payload.len() as u32);
-        let slot = self.occupy(
-            key,
-            Held::Send {
-                socket: id,
-                _payload: payload,
-            },
-        );
+        let held = Held::Send {
+            socket,
+            _payload: payload,
+        };
+        let shared = self.slots.occupy(key, held);
         let send = opcode::Send::new(types::Fd(fd), data, len);
         let send = match to {
             None => send,
             Some(to) => {
-                // SAFETY: `get` points to a live, initialised value, and the slot was free: the
+                // SAFETY: `shared` points to a live, initialised value, and the slot was free: the
                 // kernel does not look at it, nor does anybody else hold a reference.
-                let shared = unsafe { &mut *slot.shared.get() };
+                let shared = unsafe { &mut *shared };
                 shared.address = RawAddress::new(to);
                 send.dest_addr(shared.address.as_ptr())
                     .dest_addr_len(shared.address.len())
@@ -254,92 +179,33 @@ impl Uring {
         send.build()
     }
 
-    fn start_receive(&mut self, key: OpKey, id: SocketId) -> squeue::Entry {
-        let fd = self.use_socket(id);
-        self.occupy(key, Held::Receive { socket: id });
-        let provided = &mut self.sockets[id.0 as usize].provided;
+    fn start_receive(&mut self, key: OpKey, socket: SocketId) -> squeue::Entry {
+        let fd = self.sockets.using(socket);
+        self.slots.occupy(key, Held::Receive { socket });
+        let header: *const libc::msghdr = self.header();
+        let provided = self.sockets.provided(socket);
         provided.refill();
-        opcode::RecvMsgMulti::new(types::Fd(fd), &raw const *self.header, provided.group()).build()
+        opcode::RecvMsgMulti::new(types::Fd(fd), header, provided.group()).build()
     }
 
     fn start_signal(&mut self, key: OpKey) -> squeue::Entry {
         match signals::Waiting::begin() {
             Ok((waiting, fd)) => {
-                let slot = self.occupy(key, Held::Signal { _waiting: waiting });
-                // SAFETY: `get` points to a live value; only its address is taken.
-                let word = unsafe { &raw mut (*slot.shared.get()).word };
+                let held = Held::Signal { _waiting: waiting };
+                let shared = self.slots.occupy(key, held);
+                // SAFETY: `shared` points to a live value; only an address within it is taken.
+                let word = unsafe { &raw mut (*shared).word };
                 opcode::Read::new(types::Fd(fd), word.cast(), size_of::<u64>() as u32).build()
             }
             Err(error) => {
-                self.occupy(key, Held::Failed(Some(error)));
+                self.slots.occupy(key, Held::Failed(Some(error)));
                 opcode::Nop::new().build()
             }
         }
     }
 
-    fn use_socket(&mut self, id: SocketId) -> RawFd {
-        let entry = &mut self.sockets[id.0 as usize];
-        entry.operations += 1;
-        entry.socket.as_raw_fd()
-    }
-
-    /// An operation on `id` has had its final completion.
-    fn release_socket(&mut self, id: SocketId) {
-        let entry = &mut self.sockets[id.0 as usize];
-        entry.operations -= 1;
-        self.remove_if_unused(id);
-    }
-
-    fn remove_if_unused(&mut self, id: SocketId) {
-        let index = id.0 as usize;
-        let entry = &self.sockets[index];
-        if entry.closing && entry.operations == 0 {
-            let entry = self.sockets.remove(index);
-            let group = entry.provided.group();
-            entry.provided.unregister(self.ring.inner());
-            self.groups.free.push(group);
-        }
-    }
-
-    /// Has the ring wake up at `deadline` or before.
     fn arm_timer(&mut self, deadline: Instant) {
-        let generation = match self.timer.armed {
-            // It fires before: we shall look again then. This is what makes a restart free.
-            Some(armed) if armed <= deadline => return,
-            Some(_) => None,
-            None => {
-                self.timer.generation += 1;
-                Some(self.timer.generation)
-            }
-        };
-        self.timer.armed = Some(deadline);
-        self.counters.timer_armed += 1;
-        let nanos = deadline.as_nanos();
-        let spec = types::Timespec::new()
-            .sec(nanos / 1_000_000_000)
-            .nsec((nanos % 1_000_000_000) as u32);
-        let pointer = self.timer.spec.get();
-        // SAFETY: `pointer` is valid for writes, and nothing else accesses it at this moment: the
-        // kernel reads it only within an enter of this thread, when it consumes an entry.
-        unsafe { pointer.write(spec) };
-        let flags = types::TimeoutFlags::ABS;
-        let entry = match generation {
-            Some(generation) => opcode::Timeout::new(pointer)
-                .flags(flags)
-                .build()
-                .user_data(UserData::Timer(generation).encode()),
-            None => {
-                let target = UserData::Timer(self.timer.generation);
-                opcode::TimeoutUpdate::new(target.encode(), pointer)
-                    .flags(flags)
-                    .build()
-                    .flags(squeue::Flags::SKIP_SUCCESS)
-                    .user_data(UserData::TimerUpdate(self.timer.generation).encode())
-            }
-        };
-        // SAFETY: io_uring_prep_timeout(3): the timespec is read when the entry is consumed; it
-        // lives as long as the ring, and holds the latest deadline whenever it is read.
-        unsafe { self.ring.push(entry) };
+        self.counters.timer_armed += u64::from(self.timer.arm(&mut self.ring, deadline));
     }
 
     fn arm_wake(&mut self) {
@@ -355,16 +221,11 @@ impl Uring {
         match UserData::decode(cqe.user_data()) {
             UserData::Op(key) => self.complete(key, cqe, completions),
             UserData::Timer(generation) => {
-                if generation == self.timer.generation {
-                    self.timer.armed = None;
-                    self.counters.timer_fired += 1;
-                }
+                self.counters.timer_fired += u64::from(self.timer.ended(generation));
             }
             // It had fired already: its completion has come or comes; arm a new one.
             UserData::TimerUpdate(generation) => {
-                if generation == self.timer.generation {
-                    self.timer.armed = None;
-                }
+                self.timer.ended(generation);
             }
             UserData::Cancel => {}
             UserData::Wake => {
@@ -384,19 +245,16 @@ impl Uring {
     }
 
     fn complete(&mut self, key: OpKey, cqe: &cqueue::Entry, completions: &mut Vec<Completion>) {
-        let Some(slot) = self.slots.get_mut(key.index as usize) else {
+        let Some(held) = self.slots.held(key) else {
             self.counters.unknown += 1;
             return;
         };
-        if slot.generation != key.generation || matches!(slot.held, Held::Nothing) {
-            self.counters.unknown += 1;
-            return;
-        }
         let more = cqueue::more(cqe.flags());
-        let result = match &mut slot.held {
+        let result = match held {
             Held::Receive { socket } => {
-                let socket = *socket;
-                self.received(socket, cqe)
+                let (socket, header) = (*socket, self.header.as_ref());
+                let header = header.expect("leaked only by `drop`");
+                self.sockets.received(socket, cqe, header)
             }
             Held::Failed(error) => Err(error.take().unwrap_or_else(|| io::ErrorKind::Other.into())),
             Held::Send { .. } => transferred(cqe).map(Outcome::Bytes),
@@ -404,44 +262,21 @@ impl Uring {
                 transferred(cqe).map(|_| Outcome::Done)
             }
         };
-        if !more {
-            self.vacate(key);
+        if !more
+            && let Held::Send { socket, .. } | Held::Receive { socket } = self.slots.vacate(key)
+        {
+            self.sockets.release(self.ring.inner(), socket);
         }
         completions.push(Completion { key, result, more });
     }
 
-    /// The final completion has come: the kernel has let go of everything in the slot.
-    fn vacate(&mut self, key: OpKey) {
-        let slot = &mut self.slots[key.index as usize];
-        let held = mem::replace(&mut slot.held, Held::Nothing);
-        self.in_flight -= 1;
-        if let Held::Send { socket, .. } | Held::Receive { socket } = held {
-            self.release_socket(socket);
-        }
-    }
-
-    /// One completion of a receive, which brings a datagram or an end.
-    fn received(&mut self, id: SocketId, cqe: &cqueue::Entry) -> io::Result<Outcome> {
-        let provided = &mut self.sockets[id.0 as usize].provided;
-        // First of all: a buffer that is named comes back, also with an error.
-        let buf = cqueue::buffer_select(cqe.flags()).and_then(|id| provided.take(id));
-        provided.refill();
-        let len = transferred(cqe)?;
-        let mut buf = buf.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOBUFS))?;
-        buf.set_len(len.min(buf.capacity()));
-        let parsed = types::RecvMsgOut::parse(&buf, &self.header)
-            .map_err(|()| io::ErrorKind::InvalidData)?;
-        let from = address::parse(parsed.name_data()).ok_or(io::ErrorKind::InvalidData)?;
-        let truncated = parsed.is_payload_truncated();
-        let payload_len = parsed.payload_data().len();
-        let payload = buf
-            .share()
-            .slice(DATAGRAM_OVERHEAD..DATAGRAM_OVERHEAD + payload_len);
-        Ok(Outcome::Datagram(Datagram {
-            payload,
-            from,
-            truncated,
-        }))
+    /// Gives sockets that are closing a chance to be closed: what ends them needs the kernel.
+    fn finish_closing(&mut self) -> io::Result<()> {
+        self.ring.enter(false)?;
+        let mut early = mem::take(&mut self.early);
+        self.dispatch_reaped(&mut early);
+        self.early = early;
+        Ok(())
     }
 
     /// Cancels everything and waits until the kernel has let go. False if it has not, in time.
@@ -451,10 +286,10 @@ impl Uring {
         // SAFETY: it names no memory.
         unsafe { self.ring.push(cancel.user_data(UserData::Cancel.encode())) };
         let bound = self.now() + DRAIN_BOUND;
-        while self.in_flight > 0 || self.wake.armed || !self.messages.is_empty() {
+        while self.slots.in_flight() > 0 || self.wake.armed || !self.ring.is_submitted() {
             self.arm_timer(bound);
             if self.ring.enter(true).is_err() || self.now() >= bound {
-                return false;
+                return self.slots.in_flight() == 0 && !self.wake.armed;
             }
             let mut dropped = Vec::new();
             self.dispatch_reaped(&mut dropped);
@@ -470,17 +305,6 @@ impl Uring {
         }
         self.reaped = reaped;
     }
-}
-
-/// What of a receive buffer the kernel fills besides the payload: its header and the name.
-const DATAGRAM_OVERHEAD: usize = 16 + address::NAME_LEN;
-
-/// Tells the kernel how much room a receive leaves for the sender's name; recvmsg(2).
-fn receive_header() -> libc::msghdr {
-    // SAFETY: a `msghdr` is integers and pointers, for which zero is a value.
-    let mut header: libc::msghdr = unsafe { mem::zeroed() };
-    header.msg_namelen = address::NAME_LEN as libc::socklen_t;
-    header
 }
 
 fn transferred(cqe: &cqueue::Entry) -> io::Result<usize> {
@@ -510,57 +334,40 @@ impl Reactor for Uring {
         DATAGRAM_OVERHEAD
     }
 
+    /// An address that only a socket which is [closing](Reactor::close) still holds is free: that
+    /// socket is closed first.
     fn bind_udp(
         &mut self,
         addr: SocketAddr,
         options: &UdpOptions,
         pool: &BufPool,
     ) -> io::Result<(SocketId, SocketAddr)> {
-        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-        if options.reuse_port {
-            socket.set_reuse_port(true)?;
-        }
-        if let Some(bytes) = options.kernel_recv_bytes {
-            socket.set_recv_buffer_size(bytes)?;
-        }
-        if let Some(bytes) = options.kernel_send_bytes {
-            socket.set_send_buffer_size(bytes)?;
-        }
-        socket.bind(&addr.into())?;
-        let local = socket
-            .local_addr()?
-            .as_socket()
-            .ok_or(io::ErrorKind::InvalidData)?;
-        let group = self.groups.take()?;
-        let provided = match Provided::register(self.ring.inner(), group, pool.clone()) {
-            Ok(provided) => provided,
-            Err(error) => {
-                self.groups.free.push(group);
-                return Err(error);
+        for _ in 0..BIND_ATTEMPTS {
+            let bound = self.sockets.bind(self.ring.inner(), addr, options, pool);
+            match bound {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse && self.sockets.is_closing() =>
+                {
+                    self.finish_closing()?;
+                }
+                Ok(_) | Err(_) => return bound,
             }
-        };
-        let entry = SocketEntry {
-            socket,
-            provided,
-            operations: 0,
-            closing: false,
-        };
-        Ok((SocketId(self.sockets.insert(entry) as u32), local))
+        }
+        self.sockets.bind(self.ring.inner(), addr, options, pool)
     }
 
     fn connect_udp(&mut self, socket: SocketId, peer: SocketAddr) -> io::Result<()> {
-        self.sockets[socket.0 as usize].socket.connect(&peer.into())
+        self.sockets.connect(socket, peer)
     }
 
     fn close(&mut self, socket: SocketId) {
-        self.sockets[socket.0 as usize].closing = true;
-        self.remove_if_unused(socket);
+        self.sockets.close(self.ring.inner(), socket);
     }
 
     fn start(&mut self, key: OpKey, op: Op) {
         let entry = match op {
             Op::Nop => {
-                self.occupy(key, Held::Nop);
+                self.slots.occupy(key, Held::Nop);
                 opcode::Nop::new().build()
             }
             Op::Send {
@@ -577,8 +384,7 @@ impl Reactor for Uring {
     }
 
     fn cancel(&mut self, key: OpKey) {
-        let slot = self.slots.get(key.index as usize);
-        if slot.is_none_or(|slot| slot.generation != key.generation) {
+        if self.slots.held(key).is_none() {
             return;
         }
         self.counters.cancels += 1;
@@ -592,16 +398,17 @@ impl Reactor for Uring {
     }
 
     fn is_idle(&mut self) -> bool {
-        self.ring.is_idle()
+        self.early.is_empty() && self.ring.is_idle()
     }
 
     fn turn(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
-        let sleep = wait != Wait::Poll;
+        completions.append(&mut self.early);
+        let sleep = wait != Wait::Poll && completions.is_empty();
         if sleep {
             self.arm_wake();
-        }
-        if let Wait::Until(deadline) = wait {
-            self.arm_timer(deadline);
+            if let Wait::Until(deadline) = wait {
+                self.arm_timer(deadline);
+            }
         }
         self.ring.enter(sleep)?;
         self.dispatch_reaped(completions);
@@ -632,7 +439,7 @@ impl Reactor for Uring {
     }
 
     fn in_flight(&self) -> usize {
-        self.in_flight
+        self.slots.in_flight()
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
@@ -653,38 +460,25 @@ impl Reactor for Uring {
     }
 }
 
-impl Groups {
-    fn take(&mut self) -> io::Result<u16> {
-        if let Some(group) = self.free.pop() {
-            return Ok(group);
-        }
-        let group = self.next;
-        self.next = group
-            .checked_add(1)
-            .ok_or_else(|| io::Error::other("65,535 sockets on one ring is the limit"))?;
-        Ok(group)
-    }
-}
-
 impl Drop for Uring {
     fn drop(&mut self) {
-        if self.drain() {
+        let drained = self.drain();
+        // A message of which nothing was heard may not have been sent. Once too often is harmless.
+        self.messages.drain().for_each(|peer| peer.unpark());
+        if drained {
             // The kernel holds nothing of ours but the buffer rings, and gives those back.
-            for entry in self.sockets.drain() {
-                entry.provided.unregister(self.ring.inner());
-            }
+            self.sockets.close_all(self.ring.inner());
             return;
         }
         tracing::error!(
-            in_flight = self.in_flight,
+            in_flight = self.slots.in_flight(),
             "operations in flight outlive their ring"
         );
         // What the kernel may still reach is never freed.
-        mem::forget(mem::take(&mut self.slots));
-        for entry in self.sockets.drain() {
-            mem::forget(entry);
-        }
+        self.slots.leak();
+        self.sockets.leak();
         self.wake.leak();
+        mem::forget(self.header.take());
     }
 }
 
@@ -692,7 +486,7 @@ impl fmt::Debug for Uring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Uring")
             .field("capabilities", &self.capabilities())
-            .field("in_flight", &self.in_flight)
+            .field("in_flight", &self.slots.in_flight())
             .finish_non_exhaustive()
     }
 }

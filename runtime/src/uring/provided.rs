@@ -15,7 +15,8 @@ use io_uring::types::BufRingEntry;
 
 use crate::buf::{Buf, BufPool};
 
-const PAGE: usize = 4096;
+/// The largest page of any Linux: what is aligned to it is aligned to a page.
+const PAGE: usize = 65_536;
 
 /// One socket's buffer ring.
 pub(super) struct Provided {
@@ -91,11 +92,13 @@ impl Provided {
 
     /// Ends the group. Call it only when no receive of the group is in flight.
     ///
-    /// If the kernel refuses, everything is leaked.
-    pub(super) fn unregister(self, ring: &IoUring) {
-        if ring.submitter().unregister_buf_ring(self.group).is_err() {
+    /// If the kernel refuses, everything is leaked, the group's id too, and it says false.
+    pub(super) fn unregister(self, ring: &IoUring) -> bool {
+        let ended = ring.submitter().unregister_buf_ring(self.group).is_ok();
+        if !ended {
             std::mem::forget(self);
         }
+        ended
     }
 }
 

@@ -128,13 +128,16 @@ pub(super) fn build(
             .setup_taskrun_flag()
             .setup_submit_all();
     };
-    let rungs: [(&dyn Fn(&mut Builder), bool, bool, bool); 3] = [
-        (&deferred, true, true, true),      // Linux 6.1
-        (&cooperative, false, true, false), // Linux 5.19
-        (&base, false, false, false),
+    /// How a ring is asked for, and whether that is with: deferred task run, task run flag, single
+    /// issuer.
+    type Rung<'a> = (&'a dyn Fn(&mut Builder), [bool; 3]);
+    let rungs: [Rung<'_>; 3] = [
+        (&deferred, [true, true, true]),      // Linux 6.1
+        (&cooperative, [false, true, false]), // Linux 5.19
+        (&base, [false, false, false]),
     ];
     let mut refused = None;
-    for (setup, deferred_task_run, task_run_flag, single_issuer) in rungs {
+    for (setup, [deferred_task_run, task_run_flag, single_issuer]) in rungs {
         let mut builder = IoUring::builder();
         setup(&mut builder);
         match builder.build(submission_entries) {

@@ -7,13 +7,15 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::OnceLock;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::low_level;
+use signal_hook::{SigId, low_level};
 
 static EVENT: OnceLock<File> = OnceLock::new();
+static INSTALLED: Mutex<bool> = Mutex::new(false);
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 static ASKED: AtomicBool = AtomicBool::new(false);
 
@@ -26,26 +28,40 @@ impl Waiting {
     pub(super) fn begin() -> io::Result<(Self, RawFd)> {
         WAITING.fetch_add(1, Ordering::SeqCst);
         let waiting = Self;
-        if let Some(event) = EVENT.get() {
-            return Ok((waiting, event.as_raw_fd()));
+        let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*installed {
+            install()?;
+            *installed = true;
         }
+        let event = EVENT.get().expect("installed");
+        Ok((waiting, event.as_raw_fd()))
+    }
+}
+
+/// Makes the eventfd, unless an attempt that failed later did so, and registers the handler.
+fn install() -> io::Result<()> {
+    if EVENT.get().is_none() {
         // SAFETY: eventfd(2) takes no pointer.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_SEMAPHORE) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: `from_raw_fd` asks for an open descriptor that nobody else owns: it was just made.
+        // SAFETY: `from_raw_fd` asks for an open descriptor that nobody else owns: it was just
+        // made.
         let event = unsafe { OwnedFd::from_raw_fd(fd) };
-        if EVENT.set(File::from(event)).is_ok() {
-            for signal in [SIGINT, SIGTERM] {
-                // SAFETY: `register` asks for an action that is safe in a signal handler: `handle`
-                // uses atomics, write(2) and, by its own word, `emulate_default_handler`.
-                unsafe { low_level::register(signal, move || handle(signal)) }?;
-            }
-        }
-        let event = EVENT.get().expect("set above, by us or by another thread");
-        Ok((waiting, event.as_raw_fd()))
+        EVENT.get_or_init(|| File::from(event));
     }
+    let interrupt = register(SIGINT)?;
+    register(SIGTERM).inspect_err(|_| {
+        low_level::unregister(interrupt);
+    })?;
+    Ok(())
+}
+
+fn register(signal: i32) -> io::Result<SigId> {
+    // SAFETY: `register` asks for an action that is safe in a signal handler: `handle` uses
+    // atomics, write(2) and, by its own word, `emulate_default_handler`.
+    unsafe { low_level::register(signal, move || handle(signal)) }
 }
 
 impl Drop for Waiting {

@@ -28,7 +28,8 @@ impl Unparker {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: `from_raw_fd` asks for an open descriptor that nobody else owns: it was just made.
+        // SAFETY: `from_raw_fd` asks for an open descriptor that nobody else owns: it was just
+        // made.
         let eventfd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Arc::new(Self {
             eventfd: File::from(eventfd),

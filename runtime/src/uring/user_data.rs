@@ -30,7 +30,6 @@ pub(super) enum UserData {
 
 const TAG_SHIFT: u32 = 56;
 const GENERATION_SHIFT: u32 = 32;
-const GENERATION_MASK: u64 = (1 << OpKey::GENERATION_BITS) - 1;
 
 const OP: u64 = 1;
 const TIMER: u64 = 2;
@@ -41,9 +40,12 @@ const MESSAGE_SENT: u64 = 6;
 const MESSAGE_RECEIVED: u64 = 7;
 
 impl UserData {
+    /// The bits of a generation that survive the trip. Who compares generations keeps to them.
+    pub(super) const GENERATION_MASK: u32 = (1 << OpKey::GENERATION_BITS) - 1;
+
     pub(super) fn encode(self) -> u64 {
         let pack = |tag: u64, generation: u32, index: u32| {
-            let generation = u64::from(generation) & GENERATION_MASK;
+            let generation = u64::from(generation & Self::GENERATION_MASK);
             tag << TAG_SHIFT | generation << GENERATION_SHIFT | u64::from(index)
         };
         match self {
@@ -59,7 +61,7 @@ impl UserData {
     }
 
     pub(super) fn decode(raw: u64) -> Self {
-        let generation = (raw >> GENERATION_SHIFT & GENERATION_MASK) as u32;
+        let generation = (raw >> GENERATION_SHIFT) as u32 & Self::GENERATION_MASK;
         let index = raw as u32;
         match raw >> TAG_SHIFT {
             OP => Self::Op(OpKey { index, generation }),

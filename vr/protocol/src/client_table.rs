@@ -22,6 +22,9 @@ struct Client {
 #[derive(Debug)]
 pub(crate) struct ClientTable {
     clients: BTreeMap<ClientId, Client>,
+    /// Each client under an op-number of its own that is not above its last one: an old one is
+    /// corrected when it is looked at, so that executing costs nothing.
+    ages: BTreeMap<OpNumber, ClientId>,
     capacity: usize,
 }
 
@@ -44,6 +47,7 @@ impl ClientTable {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             clients: BTreeMap::new(),
+            ages: BTreeMap::new(),
             capacity,
         }
     }
@@ -99,9 +103,7 @@ impl ClientTable {
             };
         }
         if self.clients.len() >= self.capacity {
-            let idlest = self.clients.iter().min_by_key(|(_, client)| client.last_op);
-            let idlest = *idlest.expect("there is room for at least one client").0;
-            self.clients.remove(&idlest);
+            self.forget_idlest();
         }
         let session = entry.op();
         let outcome = Outcome::Registered { session };
@@ -112,7 +114,20 @@ impl ClientTable {
             last_op: session,
         };
         self.clients.insert(id, client);
+        self.ages.insert(session, id);
         outcome
+    }
+
+    /// Forgets the client that was silent longest.
+    fn forget_idlest(&mut self) {
+        while let Some((age, id)) = self.ages.pop_first() {
+            let last_op = self.clients[&id].last_op;
+            if last_op == age {
+                self.clients.remove(&id);
+                return;
+            }
+            self.ages.insert(last_op, id);
+        }
     }
 
     /// Remembers the reply of an entry that was executed.
@@ -177,6 +192,24 @@ impl InFlight {
         flying.number = flying.number.max(entry.number());
         if entry.kind() == Kind::Register {
             flying.session.get_or_insert(entry.op());
+        }
+    }
+
+    /// [`Bug::TableUpdatedOnAccept`](crate::Bug::TableUpdatedOnAccept): what was in flight stays
+    /// so.
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (client, flying) in other.clients {
+            let Flying {
+                entries, number, ..
+            } = flying;
+            let fresh = Flying {
+                entries: 0,
+                number,
+                session: None,
+            };
+            let merged = self.clients.entry(client).or_insert(fresh);
+            merged.entries += entries;
+            merged.number = merged.number.max(number);
         }
     }
 
@@ -266,6 +299,43 @@ mod tests {
             }
         );
         assert_eq!(table.register(&entry(6, &request(1, 0, 0))), first);
+    }
+
+    #[test]
+    fn a_flood_of_registrations_is_bounded_and_forgets_in_order_of_age() {
+        let mut table = ClientTable::new(64);
+        let mut last_heard = BTreeMap::new();
+        let mut op = 0;
+        for client in 0..1000 {
+            op += 1;
+            table.register(&entry(op, &request(client, 0, 0)));
+            last_heard.insert(client, (op, 0, op));
+            let busy = client / 2;
+            if let Some((session, number, last)) = last_heard.get_mut(&busy) {
+                (op, *number) = (op + 1, *number + 1);
+                let call = entry(op, &request(busy, *session, *number));
+                if table.is_to_execute(&call) {
+                    table.record(&call, result());
+                    *last = op;
+                }
+            }
+            if last_heard.len() > 64 {
+                let (idlest, _) = last_heard
+                    .iter()
+                    .min_by_key(|(_, (.., last))| *last)
+                    .unwrap();
+                let idlest = *idlest;
+                last_heard.remove(&idlest);
+            }
+            assert!(
+                table
+                    .clients
+                    .keys()
+                    .map(|id| id.0)
+                    .eq(last_heard.keys().copied())
+            );
+            assert_eq!(table.ages.len(), table.clients.len());
+        }
     }
 
     #[test]

@@ -30,6 +30,8 @@ reasons! {
     NotForReplicas = "not for replicas",
     /// We are not a member (yet): we take part in nothing.
     NotMember = "not a member",
+    /// A message of a group of these replicas that has died.
+    OtherGroup = "another group",
     /// A message of a view that we have left.
     OldView = "old view",
     /// Only the primary of the message's view may send this.

@@ -36,6 +36,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod bug;
 mod client;
 mod client_table;
 mod configuration;
@@ -48,6 +49,7 @@ mod quorum;
 mod replica;
 pub mod wire;
 
+pub use bug::Bug;
 pub use client::{Answer, Session, SessionError, Target};
 pub use configuration::{Configuration, ConfigurationError, Options};
 pub use counters::{Counters, Ignored};

@@ -88,6 +88,8 @@ pub enum Outcome {
 pub struct Prepare {
     /// The primary's view.
     pub view: View,
+    /// The root of the sender's log, which names the group; so in all messages that have it.
+    pub root: Checksum,
     /// Consecutive entries, at least one.
     pub entries: Vec<Entry>,
     /// The primary's commit-number.
@@ -110,6 +112,8 @@ pub struct PrepareOk {
 pub struct Commit {
     /// The primary's view.
     pub view: View,
+    /// The root of the sender's log.
+    pub root: Checksum,
     /// The primary's commit-number.
     pub commit: OpNumber,
 }
@@ -119,6 +123,8 @@ pub struct Commit {
 pub struct StartViewChange {
     /// Where to.
     pub view: View,
+    /// The root of the sender's log.
+    pub root: Checksum,
     /// False: a vote; the sender still serves its present view. True: the sender is in `view`,
     /// which proves that a quorum voted.
     pub joined: bool,
@@ -129,10 +135,10 @@ pub struct StartViewChange {
 pub struct DoViewChange {
     /// The view to be started.
     pub view: View,
+    /// The root of the sender's log.
+    pub root: Checksum,
     /// The view whose log the sender's log is a part of (VRR: v', last normal view).
     pub log_view: View,
-    /// The root of the sender's log: a message of a group that has died is not counted.
-    pub root: Checksum,
     /// Commit-number, op-number and the headers between.
     pub tail: Tail,
 }
@@ -142,6 +148,8 @@ pub struct DoViewChange {
 pub struct StartView {
     /// The view that has started.
     pub view: View,
+    /// The root of the sender's log.
+    pub root: Checksum,
     /// Commit-number, op-number and the headers between.
     pub tail: Tail,
 }
@@ -188,6 +196,20 @@ pub struct Hello {
 }
 
 impl Message {
+    /// The group whose messages it belongs to, as the root of its logs. None: what else it
+    /// carries, a checksum of the log or a nonce, fits in one group only.
+    pub fn root(&self) -> Option<Checksum> {
+        match self {
+            Self::Prepare(Prepare { root, .. })
+            | Self::Commit(Commit { root, .. })
+            | Self::StartViewChange(StartViewChange { root, .. })
+            | Self::DoViewChange(DoViewChange { root, .. })
+            | Self::StartView(StartView { root, .. }) => Some(*root),
+            Self::PrepareOk(_) | Self::GetState(_) | Self::NewState(_) => None,
+            Self::Request(_) | Self::Reply(_) | Self::Hello(_) => None,
+        }
+    }
+
     /// The message's name.
     pub fn name(&self) -> &'static str {
         match self {

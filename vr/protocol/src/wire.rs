@@ -99,31 +99,34 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
         Message::Reply(reply) => encode_reply(reply, out),
         Message::Prepare(Prepare {
             view,
+            root,
             entries,
             commit,
         }) => {
-            put_numbers(out, &[view.0, commit.0]);
+            put_numbers(out, &[view.0, root.0, commit.0]);
             put_entries(out, entries);
         }
         Message::PrepareOk(PrepareOk { view, op, checksum }) => {
             put_numbers(out, &[view.0, op.0, checksum.0]);
         }
-        Message::Commit(Commit { view, commit }) => put_numbers(out, &[view.0, commit.0]),
-        Message::StartViewChange(StartViewChange { view, joined }) => {
-            put_numbers(out, &[view.0]);
+        Message::Commit(Commit { view, root, commit }) => {
+            put_numbers(out, &[view.0, root.0, commit.0]);
+        }
+        Message::StartViewChange(StartViewChange { view, root, joined }) => {
+            put_numbers(out, &[view.0, root.0]);
             out.push(u8::from(*joined));
         }
         Message::DoViewChange(DoViewChange {
             view,
-            log_view,
             root,
+            log_view,
             tail,
         }) => {
-            put_numbers(out, &[view.0, log_view.0, root.0]);
+            put_numbers(out, &[view.0, root.0, log_view.0]);
             put_tail(out, tail);
         }
-        Message::StartView(StartView { view, tail }) => {
-            put_numbers(out, &[view.0]);
+        Message::StartView(StartView { view, root, tail }) => {
+            put_numbers(out, &[view.0, root.0]);
             put_tail(out, tail);
         }
         Message::GetState(GetState {
@@ -198,9 +201,10 @@ fn decode_one(kind: u8, input: &mut Input<'_>) -> Result<Message, WireError> {
         kind::REQUEST => Message::Request(get_request(input)?),
         kind::REPLY => Message::Reply(get_reply(input)?),
         kind::PREPARE => {
-            let (view, commit) = (input.view()?, input.op()?);
+            let (view, root, commit) = (input.view()?, input.checksum()?, input.op()?);
             Message::Prepare(Prepare {
                 view,
+                root,
                 entries: get_entries(input)?,
                 commit,
             })
@@ -212,20 +216,23 @@ fn decode_one(kind: u8, input: &mut Input<'_>) -> Result<Message, WireError> {
         }),
         kind::COMMIT => Message::Commit(Commit {
             view: input.view()?,
+            root: input.checksum()?,
             commit: input.op()?,
         }),
         kind::START_VIEW_CHANGE => Message::StartViewChange(StartViewChange {
             view: input.view()?,
+            root: input.checksum()?,
             joined: input.flag()?,
         }),
         kind::DO_VIEW_CHANGE => Message::DoViewChange(DoViewChange {
             view: input.view()?,
-            log_view: input.view()?,
             root: input.checksum()?,
+            log_view: input.view()?,
             tail: get_tail(input)?,
         }),
         kind::START_VIEW => Message::StartView(StartView {
             view: input.view()?,
+            root: input.checksum()?,
             tail: get_tail(input)?,
         }),
         kind::GET_STATE => Message::GetState(GetState {

@@ -42,11 +42,21 @@ impl Bench {
         }
     }
 
+    fn root(&self) -> Checksum {
+        self.replica.group_checksum().unwrap_or_default()
+    }
+
     fn perform(&mut self, mut effects: Effects) {
         for effect in effects.drain() {
             match effect {
-                Effect::Send { to, message } => self.sent.push((Some(to), message)),
-                Effect::Broadcast(message) => self.sent.push((None, message)),
+                Effect::Send { to, message } => {
+                    let message = fit(message, self.root(), FITTED);
+                    self.sent.push((Some(to), message));
+                }
+                Effect::Broadcast(message) => {
+                    let message = fit(message, self.root(), FITTED);
+                    self.sent.push((None, message));
+                }
                 Effect::Reply(reply) => self.replies.push(reply),
                 Effect::Persist(persist) => self.journal.push(persist.written()),
             }
@@ -84,6 +94,7 @@ impl Bench {
     /// A turn with one message; the journal writes at once.
     fn hear(&mut self, from: u8, message: Message) -> Progress {
         let mut effects = Effects::new();
+        let message = fit(message, FITTED, self.root());
         let progress = self
             .replica
             .on_message(ReplicaId(from), message, &mut effects);
@@ -169,8 +180,10 @@ fn chain(first: u64, view: u64, parent: Checksum, count: u64) -> Vec<Entry> {
 
 fn prepare(view: u64, entries: &[Entry], commit: u64) -> Message {
     let (view, entries, commit) = (View(view), entries.to_vec(), OpNumber(commit));
+    let root = FITTED;
     Message::Prepare(Prepare {
         view,
+        root,
         entries,
         commit,
     })
@@ -193,10 +206,47 @@ fn tail(root: Checksum, commit: u64, entries: &[Entry]) -> Tail {
 }
 
 fn wish(view: u64, joined: bool) -> Message {
-    Message::StartViewChange(StartViewChange {
-        view: View(view),
-        joined,
-    })
+    let (view, root) = (View(view), FITTED);
+    Message::StartViewChange(StartViewChange { view, root, joined })
+}
+
+fn commit(view: u64, commit: u64) -> Message {
+    let (view, root, commit) = (View(view), FITTED, OpNumber(commit));
+    Message::Commit(Commit { view, root, commit })
+}
+
+fn start(view: u64, tail: Tail) -> Message {
+    let (view, root) = (View(view), FITTED);
+    Message::StartView(StartView { view, root, tail })
+}
+
+/// Stands for the root of the replica that hears the message, or has said it.
+const FITTED: Checksum = Checksum(0xf1_77ed);
+
+/// The message with the root of the group where it says `FITTED`, or the other way round.
+fn fit(message: Message, from: Checksum, to: Checksum) -> Message {
+    let fitted = |root| if root == from { to } else { root };
+    match message {
+        Message::Prepare(m) => Message::Prepare(Prepare {
+            root: fitted(m.root),
+            ..m
+        }),
+        Message::Commit(m) => Message::Commit(Commit {
+            root: fitted(m.root),
+            ..m
+        }),
+        Message::StartViewChange(m) => Message::StartViewChange(StartViewChange {
+            root: fitted(m.root),
+            ..m
+        }),
+        Message::StartView(m) => Message::StartView(StartView {
+            root: fitted(m.root),
+            ..m
+        }),
+        Message::DoViewChange(_) | Message::PrepareOk(_) | Message::GetState(_) => message,
+        Message::NewState(_) | Message::Hello(_) => message,
+        Message::Request(_) | Message::Reply(_) => message,
+    }
 }
 
 fn brings(view: u64, log_view: u64, root: Checksum, tail: Tail) -> Message {
@@ -299,6 +349,7 @@ fn s4_1_4_a_prepare_ok_is_cumulative_and_durable() {
     let mut effects = Effects::new();
     for entry in &entries {
         let message = prepare(0, std::slice::from_ref(entry), 0);
+        let message = fit(message, FITTED, backup.root());
         skip(
             backup
                 .replica
@@ -363,11 +414,7 @@ fn s4_1_5_the_primarys_own_copy_is_counted_when_durable() {
 fn s4_1_6_an_idle_primary_tells_the_commit_number() {
     let mut primary = Bench::of(0, 3);
     assert!(primary.expire(Replica::heartbeat).is_empty());
-    let commit = Commit {
-        view: View(0),
-        commit: OpNumber(0),
-    };
-    assert_eq!(primary.said(), [(None, Message::Commit(commit))]);
+    assert_eq!(primary.said(), [(None, commit(0, 0))]);
 }
 
 /// §4.1, step 7: "When a backup learns of a commit, it waits until it has the request in its log
@@ -377,13 +424,7 @@ fn s4_1_6_an_idle_primary_tells_the_commit_number() {
 fn s4_1_7_backups_execute_and_do_not_reply() {
     let mut backup = Bench::of(1, 3);
     let entries = chain(1, 0, root(&backup), 1);
-    let commit = |k| {
-        Message::Commit(Commit {
-            view: View(0),
-            commit: OpNumber(k),
-        })
-    };
-    assert!(!backup.hear(0, commit(1)).contains(Progress::COMMITTED));
+    assert!(!backup.hear(0, commit(0, 1)).contains(Progress::COMMITTED));
     assert!(
         backup
             .hear(0, prepare(0, &entries, 0))
@@ -435,11 +476,7 @@ fn s4_2_1_a_quorum_leaves_a_view() {
 fn s4_2_1_a_suspicion_is_withdrawn() {
     let mut backup = Bench::of(1, 3);
     assert!(backup.expire(Replica::suspect_primary).is_empty());
-    let alive = Message::Commit(Commit {
-        view: View(0),
-        commit: OpNumber(0),
-    });
-    assert_eq!(backup.hear(0, alive), Progress::HEARD_PRIMARY);
+    assert_eq!(backup.hear(0, commit(0, 0)), Progress::HEARD_PRIMARY);
     assert!(backup.hear(2, wish(1, false)).is_empty());
     assert_eq!(backup.replica.view(), View(0));
 }
@@ -483,11 +520,8 @@ fn s4_2_3_the_log_of_the_highest_last_normal_view_is_chosen() {
     assert!(progress.contains(Progress::ROLE_CHANGED | Progress::TRANSFERRED));
     assert_eq!(primary.replica.role(), Role::Primary);
     assert_eq!(primary.replica.entry(OpNumber(1)), short.first());
-    let start = StartView {
-        view: View(4),
-        tail: tail(root, 0, &short),
-    };
-    assert_eq!(primary.said(), [(None, Message::StartView(start))]);
+    let start = start(4, tail(root, 0, &short));
+    assert_eq!(primary.said(), [(None, start)]);
 }
 
 /// §4.2, step 3: "When the new primary receives f + 1 DOVIEWCHANGE messages from different
@@ -514,15 +548,8 @@ fn s4_2_5_backups_adopt_the_log_and_acknowledge() {
     let entries = chain(1, 0, root, 2);
     assert!(!backup.hear(0, prepare(0, &entries, 0)).is_empty());
     backup.said();
-    let start = StartView {
-        view: View(1),
-        tail: tail(root, 0, &entries[..1]),
-    };
-    assert!(
-        backup
-            .hear(1, Message::StartView(start))
-            .contains(Progress::ROLE_CHANGED)
-    );
+    let start = start(1, tail(root, 0, &entries[..1]));
+    assert!(backup.hear(1, start).contains(Progress::ROLE_CHANGED));
     assert_eq!(
         (backup.replica.op(), backup.replica.log_view()),
         (OpNumber(1), View(1))
@@ -545,7 +572,7 @@ fn a_late_token_does_not_acknowledge_a_newer_log() {
     let root = root(&backup);
     let entries = chain(1, 0, root, 2);
     let mut effects = Effects::new();
-    let message = prepare(0, &entries, 0);
+    let message = fit(prepare(0, &entries, 0), FITTED, root);
     skip(
         backup
             .replica
@@ -553,11 +580,7 @@ fn a_late_token_does_not_acknowledge_a_newer_log() {
     );
     assert!(backup.flush().is_empty());
     let late = std::mem::take(&mut backup.journal);
-    let start = StartView {
-        view: View(1),
-        tail: tail(root, 0, &entries),
-    };
-    let start = Message::StartView(start);
+    let start = fit(start(1, tail(root, 0, &entries)), FITTED, root);
     skip(backup.replica.on_message(ReplicaId(1), start, &mut effects));
     assert!(backup.flush().is_empty());
     for durable in late {
@@ -584,10 +607,7 @@ fn s4_3_a_recovering_replica_does_not_participate() {
         prepare(0, &entries, 0),
         wish(1, true),
         brings(1, 0, Checksum(0), tail(Checksum(0), 0, &[])),
-        Message::StartView(StartView {
-            view: View(3),
-            tail: tail(Checksum(0), 0, &[]),
-        }),
+        start(3, tail(Checksum(0), 0, &[])),
     ] {
         assert!(restarted.hear(0, message).is_empty());
     }
@@ -711,4 +731,77 @@ fn s3_an_acknowledgement_must_match_the_log() {
     assert_eq!(primary.replica.commit(), OpNumber(0));
     assert_eq!(primary.ignored(Ignored::BeyondLog), 1);
     assert_eq!(primary.ignored(Ignored::Diverged), 1);
+}
+
+/// "Messages of a group that died whole fit nowhere in the next": neither entries nor what was
+/// committed there, nor its views.
+#[test]
+fn a_dead_group_is_not_believed() {
+    let mut backup = Bench::of(1, 3);
+    let dead = Checksum(13);
+    let entries = chain(1, 0, dead, 2);
+    for message in [
+        commit(0, 1000),
+        prepare(0, &entries, 1),
+        wish(36, true),
+        start(36, tail(dead, 0, &entries)),
+        brings(37, 0, dead, tail(dead, 0, &entries)),
+    ] {
+        let from = if matches!(message, Message::DoViewChange(_)) {
+            2
+        } else {
+            0
+        };
+        assert!(backup.hear(from, fit(message, FITTED, dead)).is_empty());
+    }
+    assert_eq!(backup.ignored(Ignored::OtherGroup), 5);
+    assert_eq!((backup.said().len(), backup.replica.view()), (0, View(0)));
+    let entries = chain(1, 0, root(&backup), 1);
+    let progress = backup.hear(0, prepare(0, &entries, 0));
+    assert!(
+        !progress.contains(Progress::COMMITTED),
+        "one copy commits nothing"
+    );
+}
+
+/// Two that have given their view up at different times meet nevertheless: a vote is renewed until
+/// the view starts.
+#[test]
+fn s13_who_has_given_up_says_so_until_the_view_starts() {
+    let mut waiting = Bench::of(0, 3);
+    skip(waiting.hear(2, wish(1, true)));
+    assert!(waiting.expire(Replica::give_up_view).is_empty());
+    waiting.said();
+    for _ in 0..9 {
+        assert!(waiting.expire(Replica::resend_view_change).is_empty());
+        assert!(waiting.said().contains(&(None, wish(2, false))));
+        waiting.replica.expire_votes();
+    }
+    let progress = waiting.hear(2, wish(2, false));
+    assert!(progress.contains(Progress::ROLE_CHANGED));
+    assert_eq!(waiting.replica.view(), View(2));
+}
+
+/// However often a late replica says that it is on its way, a turn answers it once.
+#[test]
+fn a_late_comer_is_answered_once_a_turn() {
+    let mut primary = Bench::of(1, 3);
+    let root = root(&primary);
+    skip(primary.hear(2, brings(1, 0, root, tail(root, 0, &[]))));
+    assert_eq!(primary.replica.role(), Role::Primary);
+    primary.said();
+    let mut effects = Effects::new();
+    for _ in 0..100 {
+        let wish = fit(wish(1, true), FITTED, root);
+        let progress = primary.replica.on_message(ReplicaId(0), wish, &mut effects);
+        assert!(progress.is_empty() && effects.is_empty());
+        let brought = brings(1, 0, root, tail(root, 0, &[]));
+        let progress = primary
+            .replica
+            .on_message(ReplicaId(0), brought, &mut effects);
+        assert!(progress.is_empty() && effects.is_empty());
+    }
+    assert!(primary.flush().is_empty());
+    let start = start(1, tail(root, 0, &[]));
+    assert_eq!(primary.said(), [(Some(ReplicaId(0)), start)]);
 }

@@ -112,10 +112,11 @@ fn golden_bytes() {
             3,
             Message::Prepare(Prepare {
                 view: View(1),
+                root: Checksum(5),
                 entries: vec![entry.clone()],
                 commit: OpNumber(8),
             }),
-            numbers(&["01", "08"]) + &run,
+            numbers(&["01", "05", "08"]) + &run,
         ),
         (
             4,
@@ -130,35 +131,38 @@ fn golden_bytes() {
             5,
             Message::Commit(Commit {
                 view: View(1),
+                root: Checksum(5),
                 commit: OpNumber(2),
             }),
-            numbers(&["01", "02"]),
+            numbers(&["01", "05", "02"]),
         ),
         (
             6,
             Message::StartViewChange(StartViewChange {
                 view: View(1),
+                root: Checksum(5),
                 joined: true,
             }),
-            number("01") + "01",
+            numbers(&["01", "05"]) + "01",
         ),
         (
             7,
             Message::DoViewChange(DoViewChange {
                 view: View(3),
-                log_view: View(2),
                 root: Checksum(1),
+                log_view: View(2),
                 tail: tail(),
             }),
-            numbers(&["03", "02", "01"]) + &two,
+            numbers(&["03", "01", "02"]) + &two,
         ),
         (
             8,
             Message::StartView(StartView {
                 view: View(3),
+                root: Checksum(5),
                 tail: tail(),
             }),
-            number("03") + &two,
+            numbers(&["03", "05"]) + &two,
         ),
         (
             9,
@@ -228,6 +232,7 @@ fn what_is_not_a_message_is_refused() {
     assert_eq!(wire::decode(12, &[]), Err(WireError::UnknownKind(12)));
     let mut wish = bytes_of(&Message::StartViewChange(StartViewChange {
         view: View(1),
+        root: Checksum(5),
         joined: false,
     }));
     wish.push(0);
@@ -236,12 +241,12 @@ fn what_is_not_a_message_is_refused() {
         Err(WireError::Trailing)
     );
     wish.pop();
-    wish[8] = 2;
+    wish[16] = 2;
     assert_eq!(
         wire::decode(wire::kind::START_VIEW_CHANGE, &wish),
         Err(WireError::BadTag(2))
     );
-    let no_headers = [0; 8 + 8 + 4];
+    let no_headers = [0; 3 * 8 + 4];
     assert_eq!(
         wire::decode(wire::kind::START_VIEW, &no_headers),
         Err(WireError::BadNumber)
@@ -317,9 +322,10 @@ fn a_message() -> impl Strategy<Value = Message> {
                 outcome,
             })
         }),
-        (four(), a_run()).prop_map(|((view, commit, ..), entries)| {
+        (four(), a_run()).prop_map(|((view, commit, root, _), entries)| {
             Message::Prepare(Prepare {
                 view: View(view),
+                root: Checksum(root),
                 entries,
                 commit: OpNumber(commit),
             })
@@ -328,15 +334,17 @@ fn a_message() -> impl Strategy<Value = Message> {
             let (view, op, checksum) = (View(view), OpNumber(op), Checksum(sum));
             Message::PrepareOk(PrepareOk { view, op, checksum })
         }),
-        four().prop_map(|(view, commit, ..)| {
+        four().prop_map(|(view, commit, root, _)| {
             Message::Commit(Commit {
                 view: View(view),
+                root: Checksum(root),
                 commit: OpNumber(commit),
             })
         }),
-        (four(), any::<bool>()).prop_map(|((view, ..), joined)| {
+        (four(), any::<bool>()).prop_map(|((view, root, ..), joined)| {
             Message::StartViewChange(StartViewChange {
                 view: View(view),
+                root: Checksum(root),
                 joined,
             })
         }),
@@ -344,14 +352,15 @@ fn a_message() -> impl Strategy<Value = Message> {
             let (view, log_view, root) = (View(view), View(log_view), Checksum(root));
             Message::DoViewChange(DoViewChange {
                 view,
-                log_view,
                 root,
+                log_view,
                 tail,
             })
         }),
-        (four(), a_tail()).prop_map(|((view, ..), tail)| {
+        (four(), a_tail()).prop_map(|((view, root, ..), tail)| {
             Message::StartView(StartView {
                 view: View(view),
+                root: Checksum(root),
                 tail,
             })
         }),
@@ -425,13 +434,22 @@ fn fit(message: Message, truth: &[Message], victim: &Replica) -> Message {
     match message {
         Message::Prepare(prepare) => {
             let entries = rebase(prepare.entries, victim.op(), head);
-            Message::Prepare(Prepare { entries, ..prepare })
+            Message::Prepare(Prepare {
+                root,
+                entries,
+                ..prepare
+            })
         }
         Message::PrepareOk(ok) => Message::PrepareOk(PrepareOk {
             checksum: head,
             ..ok
         }),
         Message::DoViewChange(brought) => Message::DoViewChange(DoViewChange { root, ..brought }),
+        Message::Commit(commit) => Message::Commit(Commit { root, ..commit }),
+        Message::StartView(start) => Message::StartView(StartView { root, ..start }),
+        Message::StartViewChange(wish) => {
+            Message::StartViewChange(StartViewChange { root, ..wish })
+        }
         Message::NewState(new) => match asked {
             Some(get) => {
                 let entries = rebase(new.entries, get.after, get.checksum);

@@ -73,8 +73,8 @@ pub struct Node<S> {
 /// Watches a replica from outside: for tests, checkers and metrics.
 pub trait Observer {
     /// A turn has ended.
-    fn turned(&mut self, replica: &Replica) {
-        let _ = replica;
+    fn turned(&mut self, replica: &Replica, endpoint: &Endpoint) {
+        let _ = (replica, endpoint);
     }
 
     /// An operation was executed, with this result.
@@ -265,7 +265,7 @@ impl<S: StateMachine> Node<S> {
         }
         self.endpoint.flush();
         if let Some(observer) = &mut self.observer {
-            observer.turned(&self.core);
+            observer.turned(&self.core, &self.endpoint);
         }
         progress
     }

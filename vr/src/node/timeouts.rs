@@ -12,7 +12,8 @@ pub struct Timeouts {
     /// A primary sends uncommitted entries again when nothing was committed for so long. Shorter
     /// than `heartbeat`.
     pub prepare: Duration,
-    /// A primary that does not hear a quorum for so long stops leading.
+    /// A primary that does not hear a quorum for so long stops leading. Not shorter than
+    /// `silence`.
     pub abdicate: Duration,
     /// A backup that does not hear its primary for so long, and up to half as long again by
     /// chance, votes for another view. Several times `heartbeat`.
@@ -47,7 +48,17 @@ impl Default for Timeouts {
 impl Timeouts {
     /// The first thing that is wrong with them, if any.
     pub(crate) fn fault(&self) -> Option<&'static str> {
-        if self.heartbeat.is_zero() || self.prepare.is_zero() || self.upkeep.is_zero() {
+        let all = [
+            self.heartbeat,
+            self.prepare,
+            self.abdicate,
+            self.silence,
+            self.view_change_resend,
+            self.view_change,
+            self.upkeep,
+            self.announce,
+        ];
+        if all.iter().any(Duration::is_zero) {
             return Some("a timeout of zero");
         }
         if self.prepare >= self.heartbeat {
@@ -55,6 +66,13 @@ impl Timeouts {
         }
         if self.heartbeat * 3 > self.silence {
             return Some("the silence timeout must be at least three heartbeats");
+        }
+        if self.silence > self.abdicate {
+            // Else one slow answer to one heartbeat would end a view.
+            return Some("the abdicate timeout must not be shorter than the silence");
+        }
+        if self.view_change_resend >= self.view_change {
+            return Some("the view change timeout must be longer than that of its messages");
         }
         None
     }
@@ -70,15 +88,19 @@ mod tests {
     }
 
     #[test]
-    fn a_silence_of_two_heartbeats_is_refused() {
-        let heartbeat = Duration::from_millis(125);
-        assert!(
-            Timeouts {
-                heartbeat,
-                ..Timeouts::default()
-            }
-            .fault()
-            .is_some()
-        );
+    fn what_does_not_fit_together_is_refused() {
+        let ms = Duration::from_millis;
+        let refused = |change: fn(&mut Timeouts, Duration), to| {
+            let mut timeouts = Timeouts::default();
+            change(&mut timeouts, to);
+            timeouts.fault().is_some()
+        };
+        assert!(refused(|t, to| t.heartbeat = to, ms(125)));
+        assert!(refused(|t, to| t.prepare = to, ms(50)));
+        assert!(refused(|t, to| t.abdicate = to, ms(200)));
+        assert!(refused(|t, to| t.view_change_resend = to, ms(250)));
+        // A loop over a timeout of zero would never let anything else run.
+        assert!(refused(|t, to| t.view_change_resend = to, ms(0)));
+        assert!(refused(|t, to| t.announce = to, ms(0)));
     }
 }

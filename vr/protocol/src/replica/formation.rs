@@ -24,6 +24,7 @@
 //! forming blocks the others until they are restarted: [`Replica::waiting_reason`] says so.
 
 use super::{Replica, Status};
+use crate::bug::Bug;
 use crate::configuration::Configuration;
 use crate::counters::Ignored;
 use crate::effects::{Effects, Progress};
@@ -168,6 +169,7 @@ impl Replica {
         }
         self.formation.hello_due = true;
         self.flush_hello(effects);
+        self.invariants();
         Progress::NONE
     }
 
@@ -232,6 +234,10 @@ impl Replica {
             return self.ignore(Ignored::Inconsistent);
         };
         if self.formation.locked.as_ref() == Some(&locked) {
+            self.form(locked);
+            return self.formed();
+        }
+        if self.has(Bug::RecoveringVotes) {
             self.form(locked);
             return self.formed();
         }

@@ -9,6 +9,7 @@ mod view_change;
 pub use formation::WaitingReason;
 pub use status::{Role, Status};
 
+use crate::bug::Bug;
 use crate::client_table::{ClientTable, InFlight};
 use crate::configuration::{Configuration, Options};
 use crate::counters::{Counters, Ignored};
@@ -70,8 +71,11 @@ pub struct Replica {
     /// Primary: up to where Prepares were emitted.
     prepared: OpNumber,
     acks: Acks,
+    /// Who has answered since a quorum was last heard.
     heard: ReplicaSet,
     abdicating: bool,
+    /// Who is still on its way into our view, to be sent a StartView.
+    late: ReplicaSet,
 
     /// Backup: the primary is to be told how far we are.
     ack_due: bool,
@@ -87,6 +91,9 @@ pub struct Replica {
     transfer: Option<Transfer>,
 
     formation: Formation,
+
+    /// Always none, but in tests of tests.
+    bug: Option<Bug>,
 }
 
 impl Replica {
@@ -125,6 +132,7 @@ impl Replica {
             acks: Acks::default(),
             heard: ReplicaSet::EMPTY,
             abdicating: false,
+            late: ReplicaSet::EMPTY,
             ack_due: false,
             early: BTreeMap::new(),
             votes: Votes::default(),
@@ -133,6 +141,7 @@ impl Replica {
             nonces: Nonces::new(incarnation),
             transfer: None,
             formation: Formation::new(id, &group, incarnation),
+            bug: None,
         };
         replica.try_to_form();
         replica
@@ -154,6 +163,20 @@ impl Replica {
         replica
     }
 
+    /// Makes the replica err: see [`Bug`].
+    pub fn plant(&mut self, bug: Bug) {
+        self.bug = Some(bug);
+    }
+
+    fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// Whether a message is of a group of these replicas that has died, or not even that.
+    fn is_of_other_group(&self, message: &Message) -> bool {
+        message.root().is_some_and(|root| root != self.root()) && !self.has(Bug::DeadGroupBelieved)
+    }
+
     /// A message of another replica has arrived. Whatever it says, this does not panic.
     pub fn on_message(
         &mut self,
@@ -168,6 +191,8 @@ impl Replica {
             self.on_hello(from, hello, effects)
         } else if self.status == Status::Recovering {
             self.ignore(Ignored::NotMember)
+        } else if self.is_of_other_group(&message) {
+            self.ignore(Ignored::OtherGroup)
         } else {
             self.on_member_message(from, message, effects)
         };
@@ -202,7 +227,10 @@ impl Replica {
         self.invariants();
         let ordered = self.flush_persist(effects);
         let progress = match self.role() {
-            Role::Primary => self.flush_prepares(effects),
+            Role::Primary => {
+                self.flush_start_views(effects);
+                self.flush_prepares(effects)
+            }
             // What was just given to the journal is acknowledged once it is durable.
             Role::Backup if ordered => Progress::NONE,
             Role::Backup => self.flush_prepare_ok(effects),
@@ -338,7 +366,11 @@ impl Replica {
             "what is committed is known of the view's log only"
         );
         self.commit_heard = self.commit_heard.max(heard);
-        let commit = self.commit_heard.min(self.log.op());
+        let mut commit = self.commit_heard.min(self.log.op());
+        if self.has(Bug::CommitSetToHeard) {
+            commit = heard.min(self.log.op());
+            self.commit = self.commit.min(commit);
+        }
         if commit <= self.commit {
             return Progress::NONE;
         }
@@ -352,7 +384,11 @@ impl Replica {
         assert_eq!(self.status, Status::ViewChange);
         assert!(common >= self.commit, "what is committed is never replaced");
         assert!(self.log_view < self.view, "a view's log is installed once");
-        self.log.replace_above(common, suffix);
+        let keeps_tail = self.has(Bug::TailAckedUnproven) && suffix.is_empty();
+        let was_in_flight = core::mem::take(&mut self.in_flight);
+        if !keeps_tail {
+            self.log.replace_above(common, suffix);
+        }
         self.log_view = self.view;
         self.status = Status::Normal;
         assert!(
@@ -362,9 +398,10 @@ impl Replica {
         self.commit = self.commit.max(commit);
         // What was heard to be committed in earlier views is in this log.
         self.commit_heard = self.commit_heard.min(self.log.op()).max(self.commit);
-        self.in_flight = InFlight::of(
-            (self.applied.0..self.log.op().0).filter_map(|op| self.log.get(OpNumber(op).next())),
-        );
+        self.in_flight = self.flying();
+        if self.has(Bug::TableUpdatedOnAccept) {
+            self.in_flight.merge(was_in_flight);
+        }
         self.durable = OpNumber::ZERO;
         self.persisted = self.persisted.min(common);
         self.persist_due = true;
@@ -375,6 +412,12 @@ impl Replica {
         self.transfer = None;
         self.brought.clear();
         self.start_view_asked = false;
+    }
+
+    /// The index of what is in the log and not executed.
+    fn flying(&self) -> InFlight {
+        let unexecuted = self.applied.0..self.log.op().0;
+        InFlight::of(unexecuted.filter_map(|op| self.log.get(OpNumber(op).next())))
     }
 
     fn ignore(&mut self, reason: Ignored) -> Progress {
@@ -425,7 +468,7 @@ impl Replica {
                         .as_ref()
                         .is_none_or(|transfer| !transfer.is_gap())
                 );
-                assert!(!self.abdicating && !self.ack_due);
+                assert!(!self.abdicating && !self.ack_due && self.late.is_empty());
             }
             Status::Recovering => {
                 assert_eq!(

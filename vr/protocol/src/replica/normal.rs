@@ -1,6 +1,7 @@
 //! Normal operation (VRR §4.1).
 
 use super::{Replica, Role, Status};
+use crate::bug::Bug;
 use crate::client_table::Seen;
 use crate::counters::Ignored;
 use crate::effects::{Effects, Progress};
@@ -57,7 +58,7 @@ impl Replica {
 
     fn emit_prepares(&mut self, after: OpNumber, effects: &mut Effects) -> Progress {
         let budget = self.options.prepare_budget_bytes;
-        let (view, commit) = (self.view, self.commit);
+        let (view, root, commit) = (self.view, self.root(), self.commit);
         let mut after = after;
         let mut progress = Progress::NONE;
         while after < self.prepared {
@@ -65,6 +66,7 @@ impl Replica {
             after = entries.last().expect("a page of a non-empty range").op();
             effects.broadcast(Message::Prepare(Prepare {
                 view,
+                root,
                 entries,
                 commit,
             }));
@@ -89,10 +91,16 @@ impl Replica {
         if ok.op > self.log.op() {
             return self.ignore(Ignored::BeyondLog);
         }
-        if self.log.checksum(ok.op) != Some(ok.checksum) {
+        let is_ours = self.log.checksum(ok.op) == Some(ok.checksum);
+        if !is_ours && !self.has(Bug::AckWithoutChecksum) {
             return self.ignore(Ignored::Diverged);
         }
-        self.acks.acknowledge(from, ok.op);
+        let holder = if self.has(Bug::AckCountedWithoutId) {
+            self.any_backup()
+        } else {
+            from
+        };
+        self.acks.acknowledge(holder, ok.op);
         self.heard.insert(from);
         let mut progress = self.advance_commit(effects);
         if self.heard.len() >= self.group.failures() {
@@ -104,8 +112,16 @@ impl Replica {
         progress
     }
 
+    /// [`Bug::AckCountedWithoutId`]: the backup that has acknowledged least.
+    fn any_backup(&self) -> ReplicaId {
+        let backups = self.group.replicas().filter(|&id| id != self.id);
+        let least = backups.min_by_key(|&id| self.acks.of(id));
+        least.expect("a backup has acknowledged")
+    }
+
     pub(super) fn advance_commit(&mut self, effects: &mut Effects) -> Progress {
-        let committed = self.acks.committed(&self.group);
+        let less = u8::from(self.has(Bug::QuorumOfOneLess) && self.group.failures() > 0);
+        let committed = self.acks.committed(self.group.quorum() - less);
         assert!(
             committed <= self.log.op(),
             "acknowledgements beyond the log are not counted"
@@ -120,7 +136,12 @@ impl Replica {
         if self.role() != Role::Primary || self.abdicating {
             return self.ignore(Ignored::WrongRole);
         }
-        self.emit_prepares(self.commit.min(self.prepared), effects)
+        if self.has(Bug::NoResendOfPrepares) {
+            return Progress::NONE;
+        }
+        let progress = self.emit_prepares(self.commit.min(self.prepared), effects);
+        self.invariants();
+        progress
     }
 
     /// VRR §4.1, step 6. A timeout: nothing was prepared for a while.
@@ -131,9 +152,11 @@ impl Replica {
         }
         let commit = Commit {
             view: self.view,
+            root: self.root(),
             commit: self.commit,
         };
         effects.broadcast(Message::Commit(commit));
+        self.invariants();
         Progress::NONE
     }
 }
@@ -151,6 +174,7 @@ impl Replica {
             view,
             entries,
             commit,
+            ..
         } = prepare;
         if entries.is_empty() || !is_chained(&entries) {
             return self.ignore(Ignored::Inconsistent);
@@ -209,12 +233,25 @@ impl Replica {
         let mut progress = Progress::HEARD_PRIMARY;
         if view > self.view {
             progress |= self.enter_view(view);
+            if self.has(Bug::TruncateAtGetState) && self.durable == self.persisted {
+                self.forget_uncommitted();
+            }
         }
         self.votes.withdraw(self.id);
         if self.role() == Role::ViewChange {
             self.ask_start_view(effects);
         }
         Some(progress)
+    }
+
+    /// [`Bug::TruncateAtGetState`]: cuts the log down to the commit-number.
+    fn forget_uncommitted(&mut self) {
+        self.log.replace_above(self.commit, alloc::vec::Vec::new());
+        self.durable = self.durable.min(self.commit);
+        self.persisted = self.durable;
+        self.prepared = self.prepared.min(self.commit);
+        self.acks = crate::quorum::Acks::default();
+        self.in_flight = self.flying();
     }
 
     /// Appends what follows our log. The rest we have, or must wait.
@@ -259,6 +296,9 @@ impl Replica {
     }
 
     fn keep_one_early(&mut self, entry: Entry) {
+        if self.has(Bug::EarlyPreparesForgotten) {
+            return;
+        }
         let room = usize::try_from(self.options.window).unwrap_or(usize::MAX);
         if self.early.len() < room || self.early.contains_key(&entry.op()) {
             self.early.insert(entry.op(), entry);

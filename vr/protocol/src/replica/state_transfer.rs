@@ -6,6 +6,7 @@
 //! further view change, and it may hold the only other copy of a committed entry.
 
 use super::{Replica, Role, Status};
+use crate::bug::Bug;
 use crate::counters::Ignored;
 use crate::effects::{Effects, Progress};
 use crate::ids::{Checksum, Incarnation, Nonce, OpNumber, ReplicaId};
@@ -185,13 +186,15 @@ impl Replica {
         self.invariants();
         match self.role() {
             Role::Backup if self.transfer.is_none() => return self.fill_gap(effects),
-            Role::Backup | Role::CatchingUp => {}
+            Role::Backup => {}
+            Role::CatchingUp => self.renew_vote(effects),
             Role::Primary | Role::ViewChange | Role::Recovering => {
                 return self.ignore(Ignored::WrongRole);
             }
         }
         self.change_source();
         self.emit_get_state(effects);
+        self.invariants();
         Progress::NONE
     }
 
@@ -257,13 +260,13 @@ impl Replica {
         new: NewState,
         effects: &mut Effects,
     ) -> Progress {
-        if new.view < self.view {
+        let any = self.has(Bug::NonceIgnored);
+        if new.view < self.view && !any {
             return self.ignore(Ignored::OldView);
         }
-        let asked = self
-            .transfer
-            .take_if(|transfer| transfer.nonce == new.nonce);
-        let Some(transfer) = asked.filter(|_| new.view == self.view) else {
+        let answers = |asked: &Transfer| new.view == self.view && new.nonce == asked.nonce;
+        let asked = self.transfer.take_if(|asked| any || answers(asked));
+        let Some(transfer) = asked else {
             return self.ignore(Ignored::StaleNonce);
         };
         let (last, checksum) = self.transferred(&transfer);
@@ -292,8 +295,7 @@ impl Replica {
         self.take_early();
         let progress = self.raise_commit(new.commit, effects);
         if self.log.op() == before {
-            // Nothing leads to what came early: it is not of this log, or will be sent again.
-            self.early.clear();
+            // What it brings has come in another way meanwhile: the timeout asks for more.
             return progress;
         }
         self.ack_due = true;
@@ -337,6 +339,8 @@ impl Replica {
         }
         transfer.nonce = self.nonces.fresh();
         self.transfer = Some(transfer);
+        // The source is alive: there is no reason to go on.
+        self.votes.withdraw(self.id);
         self.emit_get_state(effects);
         Progress::TRANSFERRED
     }

@@ -5,12 +5,13 @@
 //! one member of it joining is enough to take everyone along.
 
 use super::{Replica, Role, Status};
+use crate::bug::Bug;
 use crate::counters::Ignored;
 use crate::effects::{Effects, Progress};
 use crate::ids::{OpNumber, ReplicaId, View};
 use crate::log::Tail;
 use crate::message::{DoViewChange, Message, StartView, StartViewChange};
-use crate::quorum::Votes;
+use crate::quorum::{ReplicaSet, Votes};
 
 /// What one replica brings into a view.
 #[derive(Clone, Debug)]
@@ -47,7 +48,7 @@ impl Replica {
             return self.ignore(Ignored::WrongRole);
         }
         self.abdicating = true;
-        self.heard = crate::quorum::ReplicaSet::EMPTY;
+        self.heard = ReplicaSet::EMPTY;
         self.vote(effects)
     }
 
@@ -55,6 +56,7 @@ impl Replica {
     pub fn expire_votes(&mut self) {
         self.invariants();
         self.votes.expire();
+        self.invariants();
     }
 
     fn vote(&mut self, effects: &mut Effects) -> Progress {
@@ -73,15 +75,31 @@ impl Replica {
 
     fn cast(&mut self, view: View, effects: &mut Effects) {
         self.votes.cast(self.id, view);
-        let wish = StartViewChange {
-            view,
-            joined: false,
-        };
-        effects.broadcast(Message::StartViewChange(wish));
+        effects.broadcast(self.wish(view, false));
+    }
+
+    /// Between views, who has voted says so until the view starts: the others may have waited
+    /// longer before they voted, and votes are forgotten that are not renewed.
+    pub(super) fn renew_vote(&mut self, effects: &mut Effects) {
+        if let Some(view) = self.votes.of(self.id)
+            && !self.has(Bug::VoteNotRenewed)
+        {
+            self.cast(view, effects);
+        }
+    }
+
+    fn wish(&self, view: View, joined: bool) -> Message {
+        let root = self.root();
+        Message::StartViewChange(StartViewChange { view, root, joined })
     }
 
     fn leave_if_agreed(&mut self, effects: &mut Effects) -> Progress {
-        match self.votes.agreed(&self.group) {
+        let agreed = if self.has(Bug::JoinOnOneVote) {
+            self.votes.highest()
+        } else {
+            self.votes.agreed(&self.group)
+        };
+        match agreed {
             Some(view) if view > self.view => self.join(view, effects),
             Some(_) | None => Progress::NONE,
         }
@@ -94,12 +112,12 @@ impl Replica {
         wish: StartViewChange,
         effects: &mut Effects,
     ) -> Progress {
-        let StartViewChange { view, joined } = wish;
+        let StartViewChange { view, joined, .. } = wish;
         if view < self.view {
             return self.ignore(Ignored::OldView);
         }
         if view == self.view {
-            return self.answer_late_comer(from, effects);
+            return self.note_late_comer(from);
         }
         if joined {
             return self.join(view, effects);
@@ -112,21 +130,33 @@ impl Replica {
         self.leave_if_agreed(effects)
     }
 
-    /// Someone is still on its way into the view that we are in.
-    fn answer_late_comer(&mut self, to: ReplicaId, effects: &mut Effects) -> Progress {
+    /// Someone is still on its way into the view that we are in. However often it has said so,
+    /// it is answered once a turn.
+    fn note_late_comer(&mut self, from: ReplicaId) -> Progress {
         if self.role() != Role::Primary {
             return self.ignore(Ignored::Duplicate);
         }
-        let (view, tail) = (self.view, self.log.tail(self.commit));
-        effects.send(to, Message::StartView(StartView { view, tail }));
+        self.late.insert(from);
         Progress::NONE
+    }
+
+    pub(super) fn flush_start_views(&mut self, effects: &mut Effects) {
+        for to in core::mem::take(&mut self.late).iter() {
+            effects.send(to, self.present_view());
+        }
+    }
+
+    /// The view that we lead, for who is not in it yet.
+    fn present_view(&self) -> Message {
+        let (view, root) = (self.view, self.root());
+        let tail = self.log.tail(self.commit);
+        Message::StartView(StartView { view, root, tail })
     }
 
     /// Enters a view that a quorum voted for, and says so.
     fn join(&mut self, view: View, effects: &mut Effects) -> Progress {
         let progress = self.enter_view(view);
-        let joined = StartViewChange { view, joined: true };
-        effects.broadcast(Message::StartViewChange(joined));
+        effects.broadcast(self.wish(view, true));
         self.emit_do_view_change(effects);
         progress | self.start_if_quorum(effects)
     }
@@ -134,6 +164,9 @@ impl Replica {
     /// Adopts the number of a higher view. The log stays what it is: that of `log_view`.
     pub(super) fn enter_view(&mut self, view: View) -> Progress {
         assert!(view > self.view, "views only rise");
+        if self.has(Bug::LogViewRaisedOnAdopt) {
+            self.log_view = self.view;
+        }
         self.view = view;
         self.status = Status::ViewChange;
         self.votes.forget_up_to(view);
@@ -144,13 +177,17 @@ impl Replica {
         self.early.clear();
         self.ack_due = false;
         self.abdicating = false;
+        self.late = ReplicaSet::EMPTY;
         Progress::ROLE_CHANGED
     }
 
     /// VRR §4.2, step 2: brings the own log into the view.
     fn emit_do_view_change(&mut self, effects: &mut Effects) {
-        let (view, log_view) = (self.view, self.log_view);
+        let (view, mut log_view) = (self.view, self.log_view);
         let tail = self.log.tail(self.commit);
+        if self.has(Bug::LogViewIsLastEntrysView) {
+            log_view = tail.headers().last().expect("a tail is not empty").view;
+        }
         if self.primary() == self.id {
             self.brought.insert(self.id, Brought { log_view, tail });
             return;
@@ -158,27 +195,26 @@ impl Replica {
         let root = self.root();
         let brought = DoViewChange {
             view,
-            log_view,
             root,
+            log_view,
             tail,
         };
         effects.send(self.primary(), Message::DoViewChange(brought));
     }
 
-    /// A timeout: the view has not started. Says again that we are in it, and what we bring.
+    /// A timeout: the view has not started. Says again that we are in it, what we bring, and,
+    /// if we have given it up, where we would rather go.
     pub fn resend_view_change(&mut self, effects: &mut Effects) -> Progress {
         self.invariants();
         if self.status != Status::ViewChange {
             return self.ignore(Ignored::WrongRole);
         }
-        let joined = StartViewChange {
-            view: self.view,
-            joined: true,
-        };
-        effects.broadcast(Message::StartViewChange(joined));
+        effects.broadcast(self.wish(self.view, true));
         if self.primary() != self.id {
             self.emit_do_view_change(effects);
         }
+        self.renew_vote(effects);
+        self.invariants();
         Progress::NONE
     }
 
@@ -189,11 +225,7 @@ impl Replica {
             return;
         }
         self.start_view_asked = true;
-        let joined = StartViewChange {
-            view: self.view,
-            joined: true,
-        };
-        effects.send(self.primary(), Message::StartViewChange(joined));
+        effects.send(self.primary(), self.wish(self.view, true));
     }
 }
 
@@ -209,13 +241,13 @@ impl Replica {
         let DoViewChange {
             view,
             log_view,
-            root,
             tail,
+            ..
         } = message;
         if view < self.view {
             return self.ignore(Ignored::OldView);
         }
-        if log_view >= view || root != self.root() {
+        if log_view >= view {
             return self.ignore(Ignored::Inconsistent);
         }
         if self.group.primary(view) != self.id {
@@ -226,7 +258,7 @@ impl Replica {
             progress |= self.join(view, effects);
         }
         if self.status == Status::Normal {
-            return progress | self.answer_late_comer(from, effects);
+            return progress | self.note_late_comer(from);
         }
         if self.brought.contains_key(&from) {
             return progress | self.ignore(Ignored::Duplicate);
@@ -262,20 +294,17 @@ impl Replica {
 
     /// Whose log becomes the view's. Of equal ones our own, then that of the lowest id.
     fn best_brought(&self) -> ReplicaId {
-        let rank = |id: ReplicaId, brought: &Brought| {
+        let ranked = self.brought.iter().map(|(&id, brought)| {
+            let Brought { log_view, tail } = brought;
             let lowest_first = core::cmp::Reverse(id);
-            (
-                brought.log_view,
-                brought.tail.op(),
-                id == self.id,
-                lowest_first,
-            )
+            (*log_view, tail.op(), id == self.id, lowest_first)
+        });
+        let best = if self.has(Bug::StalestLogChosen) {
+            ranked.min()
+        } else {
+            ranked.max()
         };
-        let best = self
-            .brought
-            .iter()
-            .max_by_key(|&(&id, brought)| rank(id, brought));
-        *best.expect("a quorum is not empty").0
+        best.expect("a quorum is not empty").3.0
     }
 
     /// VRR §4.2, step 4: the view's log is complete; the view starts with it.
@@ -291,8 +320,7 @@ impl Replica {
         self.early.clear();
         self.votes = Votes::default();
         self.apply_own(effects);
-        let (view, tail) = (self.view, self.log.tail(self.commit));
-        effects.broadcast(Message::StartView(StartView { view, tail }));
+        effects.broadcast(self.present_view());
         let committed = if self.commit > before {
             Progress::COMMITTED
         } else {
@@ -309,14 +337,15 @@ impl Replica {
         start: StartView,
         effects: &mut Effects,
     ) -> Progress {
-        let StartView { view, tail } = start;
+        let StartView { view, tail, .. } = start;
         if view < self.view {
             return self.ignore(Ignored::OldView);
         }
         if self.group.primary(view) != from {
             return self.ignore(Ignored::NotFromPrimary);
         }
-        if view == self.view && self.status == Status::Normal {
+        let is_normal = view == self.view && self.status == Status::Normal;
+        if is_normal && !self.has(Bug::StartViewWhileNormal) {
             return self.ignore(Ignored::AlreadyNormal);
         }
         if view == self.view && self.transfer.is_some() {

@@ -2,11 +2,18 @@
 //! stands outside.
 //!
 //! `SWARM_SEEDS=20000 cargo test --release -p viewring-protocol --test swarm` runs more;
-//! `SWARM_SEED=17` runs one.
+//! `SWARM_SEED=17` runs one. `SWARM_KEEP_GOING=1` counts the seeds that fail, and `SWARM_BUG=` with
+//! one of the bugs of `Bug` makes some fail.
 
+mod bugs;
 mod checker;
+mod faults;
+mod reached;
+mod timeouts;
 mod world;
 
+use reached::Reached;
+use viewring_protocol::Bug;
 use world::World;
 
 /// A small generator: the only source of chance.
@@ -51,9 +58,16 @@ fn number(name: &str) -> Option<u64> {
         .map(|text| text.parse().expect("a number"))
 }
 
+/// `SWARM_BUG=StalestLogChosen` plants a bug.
+fn bug() -> Option<Bug> {
+    let name = std::env::var("SWARM_BUG").ok()?;
+    let bug = Bug::ALL.iter().find(|bug| format!("{bug:?}") == name);
+    Some(*bug.unwrap_or_else(|| panic!("no bug {name}: there are {:?}", Bug::ALL)))
+}
+
 /// What a batch of seeds must have reached, or it is blind.
-fn run(seed: u64) -> world::Reached {
-    let outcome = std::panic::catch_unwind(|| World::new(seed).run());
+fn run(seed: u64) -> Reached {
+    let outcome = std::panic::catch_unwind(|| World::new(seed, bug()).run());
     outcome.unwrap_or_else(|_| panic!("seed {seed} failed: SWARM_SEED={seed} replays it"))
 }
 
@@ -68,7 +82,7 @@ fn seeds() {
     if number("SWARM_KEEP_GOING").is_some() {
         return survey(first, seeds);
     }
-    let mut reached = world::Reached::default();
+    let mut reached = Reached::default();
     for seed in first..first + seeds {
         reached.add(&run(seed));
     }
@@ -81,7 +95,7 @@ fn seeds() {
 /// Counts the failing seeds: for deliberate bugs.
 fn survey(first: u64, seeds: u64) {
     let failing: Vec<_> = (first..first + seeds)
-        .filter(|&seed| std::panic::catch_unwind(|| World::new(seed).run()).is_err())
+        .filter(|&seed| std::panic::catch_unwind(|| World::new(seed, bug()).run()).is_err())
         .collect();
     let head = failing.iter().take(10).collect::<Vec<_>>();
     println!(
@@ -94,8 +108,8 @@ fn survey(first: u64, seeds: u64) {
 fn the_same_seed_gives_the_same_run() {
     for seed in 1..=5 {
         assert_eq!(
-            World::new(seed).run(),
-            World::new(seed).run(),
+            World::new(seed, None).run(),
+            World::new(seed, None).run(),
             "seed {seed}"
         );
     }

@@ -2,191 +2,85 @@
 
 use super::Chance;
 use super::checker::Checker;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use super::faults::{Faults, is_of_view_change};
+use super::reached::Reached;
+use super::timeouts::{TIMEOUTS, Timeout, applies, expire, restarts};
+use std::collections::{BTreeMap, VecDeque};
 use viewring_protocol::wire;
 use viewring_protocol::{
-    Answer, ClientId, Configuration, Durable, Effect, Effects, Incarnation, Message, Options,
-    Progress, Replica, ReplicaId, Reply, Request, Role, Session, Status, Target, View,
+    Answer, Bug, ClientId, Configuration, Durable, Effect, Effects, Ignored, Incarnation, Message,
+    OpNumber, Options, Prepare, Progress, Replica, ReplicaId, Reply, Request, Session, Status,
+    Target, View,
 };
 
 const CHAOS_TICKS: u64 = 1200;
 const HEAL_TICKS: u64 = 6000;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Timeout {
-    ResendPrepares,
-    Heartbeat,
-    Abdicate,
-    SuspectPrimary,
-    ResendViewChange,
-    GiveUpView,
-    ResendGetState,
-    ExpireVotes,
-    Announce,
-}
-
-const TIMEOUTS: [(Timeout, u64); 9] = [
-    (Timeout::ResendPrepares, 12),
-    (Timeout::Heartbeat, 8),
-    (Timeout::Abdicate, 60),
-    (Timeout::SuspectPrimary, 40),
-    (Timeout::ResendViewChange, 15),
-    (Timeout::GiveUpView, 100),
-    (Timeout::ResendGetState, 12),
-    (Timeout::ExpireVotes, 120),
-    (Timeout::Announce, 10),
-];
-
-fn applies(timeout: Timeout, role: Role) -> bool {
-    match timeout {
-        Timeout::ResendPrepares | Timeout::Heartbeat | Timeout::Abdicate => role == Role::Primary,
-        Timeout::SuspectPrimary => role == Role::Backup,
-        Timeout::ResendViewChange => role == Role::ViewChange,
-        Timeout::GiveUpView => matches!(role, Role::ViewChange | Role::CatchingUp),
-        Timeout::ResendGetState => matches!(role, Role::Backup | Role::CatchingUp),
-        Timeout::ExpireVotes => role != Role::Recovering,
-        Timeout::Announce => role == Role::Recovering,
-    }
-}
-
-/// What restarts a timeout.
-fn restarts(timeout: Timeout) -> Progress {
-    Progress::ROLE_CHANGED
-        | match timeout {
-            Timeout::ResendPrepares => Progress::COMMITTED,
-            Timeout::Heartbeat => Progress::PREPARED,
-            Timeout::Abdicate => Progress::HEARD_QUORUM,
-            Timeout::SuspectPrimary => Progress::HEARD_PRIMARY,
-            Timeout::GiveUpView => Progress::TRANSFERRED,
-            Timeout::ResendGetState => Progress::TRANSFERRED,
-            Timeout::ResendViewChange | Timeout::ExpireVotes | Timeout::Announce => Progress::NONE,
-        }
-}
-
-fn expire(replica: &mut Replica, timeout: Timeout, effects: &mut Effects) -> Progress {
-    match timeout {
-        Timeout::ResendPrepares => replica.resend_prepares(effects),
-        Timeout::Heartbeat => replica.heartbeat(effects),
-        Timeout::Abdicate => replica.abdicate(effects),
-        Timeout::SuspectPrimary => replica.suspect_primary(effects),
-        Timeout::ResendViewChange => replica.resend_view_change(effects),
-        Timeout::GiveUpView => replica.give_up_view(effects),
-        Timeout::ResendGetState => replica.resend_get_state(effects),
-        Timeout::ExpireVotes => {
-            replica.expire_votes();
-            Progress::NONE
-        }
-        Timeout::Announce => replica.announce(effects),
-    }
-}
+/// For each unit of patience. More than twice what was ever needed.
+const LED_TICKS: u64 = 800;
 
 #[derive(Debug)]
-struct Node {
-    replica: Replica,
-    up: bool,
+pub(crate) struct Node {
+    pub(crate) replica: Replica,
+    pub(crate) up: bool,
+    /// Was restarted without its memory.
+    pub(crate) outside: bool,
+    /// Entries of the present view that have come, and may not be in the log yet.
+    pub(crate) arrived: BTreeMap<OpNumber, View>,
     deadlines: [u64; TIMEOUTS.len()],
     journal: VecDeque<(u64, Durable)>,
-    state: u64,
+    pub(crate) state: u64,
+}
+
+impl Node {
+    /// Runs, and has forgotten nothing.
+    pub(crate) fn is_well(&self) -> bool {
+        self.up && !self.outside
+    }
 }
 
 #[derive(Debug)]
-struct Client {
-    session: Session,
-    left: u64,
-    retry_at: u64,
+pub(crate) struct Client {
+    pub(crate) session: Session,
+    pub(crate) left: u64,
+    pub(crate) retry_at: u64,
 }
 
 #[derive(Clone, Debug)]
-enum Packet {
+pub(crate) enum Packet {
     ToReplica(ReplicaId, ReplicaId, Message),
     Request(ReplicaId, Request),
     Reply(Reply),
 }
 
-/// What this seed draws from.
-#[derive(Debug)]
-struct Faults {
-    loss: u64,
-    duplicate: u64,
-    delay: u64,
-    hold: u64,
-    cuts: u64,
-    crash: u64,
-    expire: u64,
-    restart: bool,
-    disk: u64,
-    bytes: bool,
-}
-
-/// How often interesting things occurred.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reached {
-    views: u64,
-    installs: u64,
-    truncations: u64,
-    transfers: u64,
-    abdications: u64,
-    crashes: u64,
-    restarts: u64,
-    cuts: u64,
-    replies: u64,
-    retries: u64,
-    ignored: BTreeMap<&'static str, u64>,
-}
-
-impl Reached {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.views += other.views;
-        self.installs += other.installs;
-        self.truncations += other.truncations;
-        self.transfers += other.transfers;
-        self.abdications += other.abdications;
-        self.crashes += other.crashes;
-        self.restarts += other.restarts;
-        self.cuts += other.cuts;
-        self.replies += other.replies;
-        self.retries += other.retries;
-        for (name, count) in &other.ignored {
-            *self.ignored.entry(name).or_default() += count;
-        }
-    }
-
-    pub(crate) fn assert_all(&self) {
-        let all = [
-            self.views,
-            self.installs,
-            self.truncations,
-            self.transfers,
-            self.abdications,
-            self.crashes,
-            self.restarts,
-            self.cuts,
-            self.replies,
-            self.retries,
-        ];
-        assert!(!all.contains(&0), "something was never reached: {self:?}");
+impl Packet {
+    pub(crate) fn is_greeting(&self) -> bool {
+        matches!(self, Self::ToReplica(.., Message::Hello(_)))
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct World {
-    chance: Chance,
-    now: u64,
+    pub(crate) bug: Option<Bug>,
+    pub(crate) chance: Chance,
+    pub(crate) now: u64,
     sequence: u64,
-    group: Configuration,
-    faults: Faults,
-    nodes: Vec<Node>,
-    clients: Vec<Client>,
-    network: BTreeMap<(u64, u64), Packet>,
+    pub(crate) group: Configuration,
+    pub(crate) faults: Faults,
+    pub(crate) nodes: Vec<Node>,
+    /// Lives that have ended, with what they held.
+    pub(crate) dead: Vec<Replica>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) network: BTreeMap<(u64, u64), Packet>,
     /// Links that carry nothing until some time.
-    cut: BTreeMap<(u8, u8), u64>,
+    pub(crate) cut: BTreeMap<(u8, u8), u64>,
     healed: bool,
-    checker: Checker,
-    reached: Reached,
+    pub(crate) checker: Checker,
+    pub(crate) reached: Reached,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// A run without faults of ours, or with one bug in every replica.
+    pub(crate) fn new(seed: u64, bug: Option<Bug>) -> Self {
         let mut chance = Chance::new(seed);
         let count = chance.pick(&[3, 3, 3, 5, 5, 7]);
         let group = Configuration::new(count).expect("odd");
@@ -196,31 +90,22 @@ impl World {
             page_budget_bytes: chance.pick(&[0, 300, 48 * 1024]),
             ..Options::default()
         };
-        let faults = Faults {
-            loss: chance.pick(&[0, 10, 50, 150, 300]),
-            duplicate: chance.pick(&[0, 20, 200]),
-            delay: chance.pick(&[1, 3, 8, 25]),
-            hold: chance.pick(&[0, 0, 5, 30]),
-            cuts: chance.pick(&[0, 2, 8, 20]),
-            crash: chance.pick(&[0, 0, 2]),
-            expire: chance.pick(&[0, 0, 2, 15]),
-            restart: chance.hit(300),
-            disk: chance.pick(&[0, 0, 3, 30]),
-            bytes: seed.is_multiple_of(4),
-        };
+        let faults = Faults::draw(seed, &mut chance);
         let founding = chance.hit(700);
         let nodes = group.replicas().map(|id| {
-            let replica = if founding {
+            let mut replica = if founding {
                 Replica::founding_member(id, group, options)
             } else {
                 Replica::new(id, group, options, Incarnation(1000 + u64::from(id.0)))
             };
-            let journal = VecDeque::new();
+            bug.into_iter().for_each(|bug| replica.plant(bug));
             Node {
                 replica,
                 up: true,
+                outside: false,
+                arrived: BTreeMap::new(),
                 deadlines: [0; TIMEOUTS.len()],
-                journal,
+                journal: VecDeque::new(),
                 state: 0,
             }
         });
@@ -232,6 +117,8 @@ impl World {
         });
         let clients = clients.collect();
         let mut world = Self {
+            bug,
+            dead: Vec::new(),
             chance,
             now: 0,
             sequence: 0,
@@ -261,10 +148,15 @@ impl World {
         for client in &mut self.clients {
             client.left += 2;
         }
-        let end = self.now + HEAL_TICKS;
-        while !self.is_done() {
-            assert!(self.now < end, "not live: {}", self.describe());
-            self.tick();
+        self.finish();
+        if self.faults.deaf {
+            self.endure_a_deaf_one();
+            self.cut.clear();
+            self.finish();
+        }
+        if self.faults.heirs {
+            self.lose_the_heir_too();
+            self.finish();
         }
         let live: Vec<_> = self.live().collect();
         self.checker.converged(&live);
@@ -277,10 +169,36 @@ impl World {
         self.reached
     }
 
-    fn live(&self) -> impl Iterator<Item = &Replica> {
+    /// All is well from now on: a view must begin soon, and everything that was asked end.
+    fn finish(&mut self) {
+        let healed_at = self.now;
+        while !self.is_led() {
+            let is_late = self.now >= healed_at + LED_TICKS * self.faults.patience;
+            assert!(!is_late, "nobody leads: {}", self.describe());
+            self.tick();
+        }
+        self.reached.longest_without_view = self
+            .reached
+            .longest_without_view
+            .max((self.now - healed_at) / self.faults.patience);
+        while !self.is_done() {
+            let is_late = self.now >= healed_at + HEAL_TICKS;
+            assert!(!is_late, "not live: {}", self.describe());
+            self.tick();
+        }
+    }
+
+    /// Whether those who live are normal in one view.
+    pub(crate) fn is_led(&self) -> bool {
+        let first = self.live().next().expect("a quorum lives");
+        self.live()
+            .all(|replica| replica.status() == Status::Normal && replica.view() == first.view())
+    }
+
+    pub(crate) fn live(&self) -> impl Iterator<Item = &Replica> {
         self.nodes
             .iter()
-            .filter(|node| node.up)
+            .filter(|node| node.is_well())
             .map(|node| &node.replica)
     }
 
@@ -291,16 +209,15 @@ impl World {
             .all(|client| client.left == 0 && client.session.pending().is_none());
         let first = self.live().next().expect("a quorum lives");
         answered
+            && self.is_led()
             && self.live().all(|replica| {
-                replica.status() == Status::Normal
-                    && replica.view() == first.view()
-                    && replica.commit() == first.commit()
+                replica.commit() == first.commit()
                     && replica.op() == first.op()
                     && replica.executed() == replica.commit()
             })
     }
 
-    fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let mut text = format!("{:?}", self.faults);
         for node in &self.nodes {
             let replica = &node.replica;
@@ -322,56 +239,6 @@ impl World {
         text
     }
 
-    fn make_faults(&mut self) {
-        if self.chance.hit(self.faults.cuts) {
-            self.make_cut();
-        }
-        let down = self.nodes.iter().filter(|node| !node.up).count();
-        let all_members = self
-            .nodes
-            .iter()
-            .all(|node| node.replica.group_checksum().is_some());
-        let crash = self.chance.hit(self.faults.crash);
-        if crash && down < usize::from(self.group.failures()) && all_members {
-            let which = self.any_node();
-            if self.nodes[which].up {
-                self.nodes[which].up = false;
-                self.reached.crashes += 1;
-            }
-        }
-    }
-
-    fn any_node(&mut self) -> usize {
-        let count = u64::from(self.group.replica_count());
-        usize::try_from(self.chance.below(count)).expect("small")
-    }
-
-    fn make_cut(&mut self) {
-        self.reached.cuts += 1;
-        let until = self.now + self.chance.range(5, 300);
-        let count = self.group.replica_count();
-        let one = u8::try_from(self.any_node()).expect("small");
-        let other = u8::try_from(self.any_node()).expect("small");
-        let side: BTreeSet<u8> = (0..count).filter(|_| self.chance.hit(500)).collect();
-        let kind = self.chance.below(6);
-        for a in 0..count {
-            for b in 0..count {
-                let crosses = side.contains(&a) != side.contains(&b);
-                let is_cut = match kind {
-                    0 => (a, b) == (one, other),
-                    1 => (a, b) == (one, other) || (b, a) == (one, other),
-                    2 => a == one,
-                    3 => b == one,
-                    4 => a == one || b == one,
-                    _ => crosses,
-                };
-                if is_cut {
-                    self.cut.insert((a, b), until);
-                }
-            }
-        }
-    }
-
     fn send(&mut self, link: Option<(u8, u8)>, packet: Packet) {
         let lost = !self.healed && self.chance.hit(self.faults.loss);
         let cut = link.is_some_and(|link| self.cut.get(&link).is_some_and(|&t| t > self.now));
@@ -379,7 +246,9 @@ impl World {
         for _ in 0..if lost || cut { 0 } else { 1 + u64::from(twice) } {
             let most = if self.healed { 2 } else { self.faults.delay };
             let mut delay = self.chance.range(1, most);
-            if !self.healed && self.chance.hit(self.faults.hold) {
+            let of_views = matches!(&packet, Packet::ToReplica(.., m) if is_of_view_change(m));
+            let hold = if of_views { self.faults.hold_views } else { 0 };
+            if !self.healed && self.chance.hit(self.faults.hold.max(hold)) {
                 delay += self.chance.range(50, 600);
             }
             self.sequence += 1;
@@ -388,7 +257,7 @@ impl World {
         }
     }
 
-    fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         self.now += 1;
         let mut active = vec![false; self.nodes.len()];
         while let Some(entry) = self.network.first_entry() {
@@ -423,19 +292,15 @@ impl World {
         if node.up {
             let was = node.replica.log_view();
             let op = node.replica.op();
+            node.note_arrival(from, &message);
             let progress = node.replica.on_message(from, message, &mut effects);
+            node.uses_what_arrived();
             self.after(to.index(), was, op, progress);
             self.perform(to.index(), &mut effects);
         }
     }
 
-    fn after(
-        &mut self,
-        which: usize,
-        log_view: View,
-        op: viewring_protocol::OpNumber,
-        progress: Progress,
-    ) {
+    fn after(&mut self, which: usize, log_view: View, op: OpNumber, progress: Progress) {
         let replica = &self.nodes[which].replica;
         self.reached.installs += u64::from(replica.log_view() != log_view);
         self.reached.truncations += u64::from(replica.op() < op);
@@ -453,8 +318,8 @@ impl World {
         }
     }
 
-    fn restart_timeouts(&mut self, which: usize, progress: Progress) {
-        for (place, (timeout, ticks)) in TIMEOUTS.into_iter().enumerate() {
+    pub(crate) fn restart_timeouts(&mut self, which: usize, progress: Progress) {
+        for (place, (timeout, ticks)) in self.timeouts() {
             if progress.intersects(restarts(timeout)) {
                 let jitter = self.chance.below(ticks.max(2) / 2);
                 self.nodes[which].deadlines[place] = self.now + ticks + jitter;
@@ -462,9 +327,18 @@ impl World {
         }
     }
 
+    fn timeouts(&self) -> impl Iterator<Item = (usize, (Timeout, u64))> + use<> {
+        let patience = self.faults.patience;
+        let scaled = TIMEOUTS.into_iter().map(move |(timeout, ticks)| {
+            let waits = timeout == Timeout::GiveUpView;
+            (timeout, if waits { ticks * patience } else { ticks })
+        });
+        scaled.enumerate()
+    }
+
     fn turn(&mut self, which: usize, mut active: bool) {
         let mut effects = Effects::new();
-        for (place, (timeout, ticks)) in TIMEOUTS.into_iter().enumerate() {
+        for (place, (timeout, ticks)) in self.timeouts() {
             let node = &mut self.nodes[which];
             if !applies(timeout, node.replica.role()) {
                 continue;
@@ -491,9 +365,13 @@ impl World {
         self.perform(which, &mut effects);
         self.write_journal(which);
         self.execute(which);
-        let all: Vec<_> = self.nodes.iter().map(|node| &node.replica).collect();
+        self.observe(which);
+    }
+
+    fn observe(&mut self, which: usize) {
+        let living = self.nodes.iter().map(|node| &node.replica);
+        let all: Vec<_> = living.chain(&self.dead).collect();
         self.checker.observe(&all, which);
-        self.maybe_restart(which);
     }
 
     fn write_journal(&mut self, which: usize) {
@@ -513,8 +391,7 @@ impl World {
     fn execute(&mut self, which: usize) {
         let mut effects = Effects::new();
         // Observed first: what is executed must be known to be committed.
-        let all: Vec<_> = self.nodes.iter().map(|node| &node.replica).collect();
-        self.checker.observe(&all, which);
+        self.observe(which);
         let node = &mut self.nodes[which];
         while let Some(entry) = node.replica.next_to_apply() {
             self.checker.execute(node.replica.id().0, entry);
@@ -528,49 +405,14 @@ impl World {
         self.perform(which, &mut effects);
     }
 
-    /// A crash from which the replica comes back with nothing: it must stay outside.
-    fn maybe_restart(&mut self, which: usize) {
-        if self.healed || !self.faults.restart || !self.chance.hit(2) {
-            return;
-        }
-        let down = self.nodes.iter().filter(|node| !node.up).count();
-        let all_members = self
-            .nodes
-            .iter()
-            .all(|node| node.replica.group_checksum().is_some());
-        if down >= usize::from(self.group.failures()) || !all_members {
-            return;
-        }
-        self.reached.restarts += 1;
-        self.nodes[which].up = false;
-        let (old, now) = (&self.nodes[which].replica, self.now);
-        let fresh = Incarnation(5000 + now);
-        let mut reborn = Replica::new(old.id(), self.group, *old.options(), fresh);
-        let mut effects = Effects::new();
-        // What would come to it now is answered with nothing but a greeting.
-        let progress = reborn.announce(&mut effects);
-        assert!(progress.is_empty());
-        let pending: Vec<_> = self.network.values().cloned().collect();
-        for packet in pending {
-            if let Packet::ToReplica(from, to, message) = packet
-                && to == reborn.id()
-            {
-                let progress = reborn.on_message(from, message, &mut effects);
-                assert!(progress.is_empty());
-            }
-        }
-        for effect in effects.drain() {
-            assert!(
-                matches!(effect, Effect::Broadcast(Message::Hello(_))),
-                "{effect:?}"
-            );
-        }
-        assert_eq!(reborn.status(), Status::Recovering);
-    }
-
     fn perform(&mut self, which: usize, effects: &mut Effects) {
         let from = self.nodes[which].replica.id();
+        let outside = self.nodes[which].outside;
         for effect in effects.drain() {
+            assert!(
+                !outside || is_greeting(&effect),
+                "outside, it says {effect:?}"
+            );
             match effect {
                 Effect::Send { to, message } => self.send_message(from, to, message),
                 Effect::Broadcast(message) => {
@@ -606,7 +448,7 @@ impl World {
         let retry = 25 + self.chance.below(20);
         let client = &mut self.clients[which];
         if client.session.pending().is_none() {
-            if client.left == 0 || (!self.healed && self.chance.hit(900)) {
+            if client.left == 0 || (!self.healed && self.chance.hit(self.faults.idle)) {
                 return;
             }
             if client.session.session().is_none() {
@@ -643,12 +485,62 @@ impl World {
     }
 
     fn deliver_reply(&mut self, reply: &Reply) {
-        let which = usize::try_from(reply.client.0).expect("small");
+        // A reply of a group that died is for a client that is no more.
+        let which = usize::try_from(reply.client.0 % 1000).expect("small");
         match self.clients[which].session.on_reply(reply) {
             Answer::Registered | Answer::Result(_) => self.reached.replies += 1,
             Answer::Redirected(_) => self.send_request(which),
             Answer::Busy | Answer::Ignored => {}
             Answer::SessionLost | Answer::TooLarge => panic!("{reply:?}"),
         }
+    }
+}
+
+fn is_greeting(effect: &Effect) -> bool {
+    match effect {
+        Effect::Broadcast(Message::Hello(_)) => true,
+        Effect::Send { message, .. } => matches!(message, Message::Hello(_)),
+        Effect::Broadcast(_) | Effect::Reply(_) | Effect::Persist(_) => false,
+    }
+}
+
+impl Node {
+    /// Keeps in mind what a primary prepares, in the view that we are in.
+    fn note_arrival(&mut self, from: ReplicaId, message: &Message) {
+        let Message::Prepare(Prepare {
+            view,
+            root,
+            entries,
+            ..
+        }) = message
+        else {
+            return;
+        };
+        let group = self.replica.group_checksum();
+        let is_ours = *view == self.replica.view() && group == Some(*root);
+        if is_ours && self.replica.primary() == from {
+            for entry in entries {
+                self.arrived.insert(entry.op(), *view);
+            }
+        }
+    }
+
+    /// What has come and follows the log is in the log, unless there was no room to keep it.
+    fn uses_what_arrived(&mut self) {
+        let replica = &self.replica;
+        let view = replica.view();
+        self.arrived
+            .retain(|&op, of| op > replica.op() && *of == view);
+        let lacked_room = replica.counters().ignored(Ignored::BufferFull) > 0;
+        if replica.status() != Status::Normal || lacked_room {
+            return;
+        }
+        let next = OpNumber(replica.op().0 + 1);
+        let is_here = self.arrived.contains_key(&next);
+        assert!(
+            !is_here,
+            "{} has {next} in hand and not in its log",
+            replica.id()
+        );
     }
 }

@@ -1,0 +1,79 @@
+//! What is left in the place of its reactor when a runtime is gone: it refuses everything.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::buf::BufPool;
+use crate::handle::Gone;
+use crate::net::UdpOptions;
+use crate::reactor::{Completion, Op, OpKey, Reactor, SocketId, Unpark, Wait};
+use crate::time::Instant;
+
+#[derive(Debug)]
+pub(crate) struct Closed {
+    /// Its clock stands still.
+    pub(crate) now: Instant,
+}
+
+#[derive(Debug)]
+struct NoUnpark;
+
+impl Unpark for NoUnpark {
+    fn unpark(&self) {}
+}
+
+impl Reactor for Closed {
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn random(&mut self) -> u64 {
+        0
+    }
+
+    fn datagram_overhead(&self) -> usize {
+        0
+    }
+
+    fn bind_udp(
+        &mut self,
+        _: SocketAddr,
+        _: &UdpOptions,
+        _: &BufPool,
+    ) -> io::Result<(SocketId, SocketAddr)> {
+        Err(io::Error::other(Gone))
+    }
+
+    fn connect_udp(&mut self, _: SocketId, _: SocketAddr) -> io::Result<()> {
+        Err(io::Error::other(Gone))
+    }
+
+    fn close(&mut self, _: SocketId) {}
+
+    fn start(&mut self, _: OpKey, op: Op) {
+        drop(op); // it never completes: whoever waits for it is told that the runtime is gone
+    }
+
+    fn cancel(&mut self, _: OpKey) {}
+
+    fn is_idle(&mut self) -> bool {
+        true
+    }
+
+    fn turn(&mut self, _: Wait, _: &mut Vec<Completion>) -> io::Result<()> {
+        Err(io::Error::other(Gone))
+    }
+
+    fn unparker(&self) -> Arc<dyn Unpark> {
+        Arc::new(NoUnpark)
+    }
+
+    fn in_flight(&self) -> usize {
+        0
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,89 @@
+//! Which runtime this thread is running.
+//!
+//! Set for a scope, by [`Entered`]; there may be several runtimes on a thread, one at a time.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use async_task::Runnable;
+
+use crate::inner::Inner;
+use crate::reactor::Unpark;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Inner>>> = const { RefCell::new(None) };
+}
+
+/// Calls `f` with the runtime that this thread is running. `f` must run no foreign code.
+///
+/// # Panics
+/// Outside a runtime.
+pub(crate) fn with_current<R>(f: impl FnOnce(&Rc<Inner>) -> R) -> R {
+    try_with_current(f).expect("this needs a Viewring runtime: call it inside `block_on`")
+}
+
+/// The runtime that this thread is running.
+///
+/// # Panics
+/// Outside a runtime.
+pub(crate) fn current() -> Rc<Inner> {
+    with_current(Rc::clone)
+}
+
+/// Whether it is the one of this id.
+pub(crate) fn is_current(id: u64) -> bool {
+    try_with_current(|inner| inner.id() == id).unwrap_or(false)
+}
+
+/// Puts a task on the run queue if its runtime is the current one, and gives it back if not.
+pub(crate) fn push_to_current(id: u64, runnable: Runnable) -> Option<Runnable> {
+    let mut runnable = Some(runnable);
+    try_with_current(|inner| {
+        if inner.id() == id
+            && let Some(runnable) = runnable.take()
+        {
+            inner.executor().push(runnable);
+        }
+    });
+    runnable
+}
+
+/// Has the current runtime's reactor end a peer's sleep. False if there is none, if it cannot, or
+/// if it is busy.
+pub(crate) fn unpark_by_current(peer: &Arc<dyn Unpark>) -> bool {
+    try_with_current(|inner| inner.unpark_peer(peer)).unwrap_or(false)
+}
+
+/// None outside a runtime, and while the thread ends.
+fn try_with_current<R>(f: impl FnOnce(&Rc<Inner>) -> R) -> Option<R> {
+    let called = CURRENT.try_with(|current| current.borrow().as_ref().map(f));
+    called.ok().flatten()
+}
+
+/// Marks a runtime as the current one, for a scope.
+pub(crate) struct Entered {
+    before: Option<Rc<Inner>>,
+}
+
+impl Entered {
+    /// While the thread ends there is no current runtime, and this changes nothing.
+    pub(crate) fn enter(inner: &Rc<Inner>) -> Self {
+        let replaced = CURRENT.try_with(|current| current.replace(Some(Rc::clone(inner))));
+        Self {
+            before: replaced.ok().flatten(),
+        }
+    }
+
+    /// Whether this thread was running no runtime.
+    pub(crate) fn is_outermost(&self) -> bool {
+        self.before.is_none()
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let inner = CURRENT.try_with(|current| current.replace(self.before.take()));
+        drop(inner); // `current` is no longer borrowed
+    }
+}

@@ -1,0 +1,270 @@
+use super::*;
+
+/// A disk and a clock that jumps to each completion.
+struct Bench {
+    disk: Disk,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(seed: u64) -> Self {
+        Self {
+            disk: Disk::new(Random::new(seed)),
+            now: Instant::from_nanos(0),
+        }
+    }
+
+    fn run(&mut self, op: DiskOp) -> io::Result<DiskDone> {
+        let ticket = self.disk.submit(self.now, op);
+        loop {
+            self.now = self.disk.next_due().expect("it is under way");
+            let (done, result) = self.disk.complete(self.now).expect("it is due");
+            if done == ticket {
+                return result;
+            }
+        }
+    }
+
+    fn open(&mut self) -> FileId {
+        let name = "log".to_owned();
+        let opened = self.run(DiskOp::Open { name, create: true });
+        let Ok(DiskDone::Opened(file)) = opened else {
+            panic!("{opened:?}")
+        };
+        file
+    }
+
+    fn write(&mut self, file: FileId, offset: u64, data: &[u8]) -> io::Result<DiskDone> {
+        let data = data.to_vec();
+        self.run(DiskOp::WriteAt { file, offset, data })
+    }
+
+    fn sync(&mut self, file: FileId) -> io::Result<DiskDone> {
+        self.run(DiskOp::Sync { file })
+    }
+
+    fn contents(&self) -> &[u8] {
+        self.disk.contents("log").unwrap_or_default()
+    }
+}
+
+fn errno_of(result: io::Result<DiskDone>) -> Option<i32> {
+    result.expect_err("it fails").raw_os_error()
+}
+
+#[test]
+fn what_was_synced_survives_a_crash_and_the_rest_survives_in_part() {
+    let (mut nothing, mut something, mut everything) = (0, 0, 0);
+    for seed in 0..200 {
+        let mut bench = Bench::new(seed);
+        let file = bench.open();
+        bench.write(file, 0, &[1; 4096]).expect("written");
+        bench.sync(file).expect("synced");
+        bench.write(file, 4096, &[2; 4096]).expect("written");
+        bench.disk.crash();
+        let contents = bench.contents();
+        assert_eq!(&contents[..4096], &[1; 4096]);
+        match contents[4096..].iter().filter(|&&byte| byte == 2).count() {
+            0 => nothing += 1,
+            4096 => everything += 1,
+            torn => {
+                assert_eq!(torn % 512, 0, "torn at sectors");
+                something += 1;
+            }
+        }
+    }
+    assert!(nothing > 0 && something > 0 && everything > 0);
+}
+
+#[test]
+fn a_sync_covers_only_what_had_completed_before_it() {
+    let mut kept = 0;
+    for seed in 0..100 {
+        let mut bench = Bench::new(seed);
+        let file = bench.open();
+        bench.sync(file).expect("the file exists for good");
+        let early = bench.disk.submit(bench.now, DiskOp::Sync { file });
+        bench.disk.submit(
+            bench.now,
+            DiskOp::WriteAt {
+                file,
+                offset: 0,
+                data: vec![7; 100],
+            },
+        );
+        while let Some(due) = bench.disk.next_due() {
+            bench.now = due;
+            let (_, result) = bench.disk.complete(due).expect("due");
+            result.expect("no faults");
+        }
+        assert!(early > Ticket(0));
+        bench.disk.crash();
+        kept += usize::from(!bench.contents().is_empty());
+    }
+    assert!((1..100).contains(&kept), "{kept}");
+}
+
+#[test]
+fn after_a_failed_sync_the_data_are_readable_and_never_durable() {
+    for seed in 0..50 {
+        let mut bench = Bench::new(seed);
+        let file = bench.open();
+        bench.write(file, 0, &[3; 64]).expect("written");
+        bench.disk.faults().sync_error = 1.0;
+        assert_eq!(errno_of(bench.sync(file)), Some(libc::EIO));
+        bench.disk.faults().sync_error = 0.0;
+        assert_eq!(bench.contents(), &[3; 64]);
+        let before = bench.disk.files[0].durable.clone();
+        bench.sync(file).expect("it says so");
+        assert_eq!(bench.disk.durable("log"), Some(&before[..]));
+    }
+}
+
+#[test]
+fn a_lying_sync_keeps_no_promise() {
+    let lost = (0..50).filter(|&seed| {
+        let mut bench = Bench::new(seed);
+        let file = bench.open();
+        bench.disk.faults().lying_sync = 1.0;
+        bench.write(file, 0, &[4; 512]).expect("written");
+        bench.sync(file).expect("it says so");
+        bench.disk.crash();
+        bench.contents().is_empty()
+    });
+    assert!(lost.count() > 10);
+}
+
+#[test]
+fn a_short_write_says_how_much_it_wrote() {
+    let mut bench = Bench::new(1);
+    let file = bench.open();
+    bench.disk.faults().short_write = 1.0;
+    let Ok(DiskDone::Written(written)) = bench.write(file, 0, &[5; 1000]) else {
+        panic!("it succeeds")
+    };
+    assert!((1..1000).contains(&written));
+    assert_eq!(bench.contents(), vec![5; written]);
+}
+
+#[test]
+fn a_misdirected_write_lands_elsewhere_and_says_nothing() {
+    let mut bench = Bench::new(2);
+    let file = bench.open();
+    bench.write(file, 0, &[1; 8192]).expect("written");
+    bench.disk.faults().misdirected_write = 1.0;
+    let missed = (0..10).any(|_| {
+        let done = bench.write(file, 1024, &[9; 512]).expect("it says so");
+        assert_eq!(done, DiskDone::Written(512));
+        bench.contents()[1024] != 9
+    });
+    assert!(missed);
+}
+
+#[test]
+fn rot_stays_and_is_found_by_the_reader() {
+    let mut bench = Bench::new(3);
+    let file = bench.open();
+    bench.write(file, 0, &[0; 100]).expect("written");
+    bench.sync(file).expect("synced");
+    bench.disk.faults().bit_rot = 1.0;
+    let read = |bench: &mut Bench| {
+        let read = bench.run(DiskOp::ReadAt {
+            file,
+            offset: 0,
+            len: 1000,
+        });
+        let Ok(DiskDone::Read(bytes)) = read else {
+            panic!("{read:?}")
+        };
+        bytes
+    };
+    let rotten = read(&mut bench);
+    assert_eq!(
+        (rotten.len(), rotten.iter().filter(|&&b| b != 0).count()),
+        (100, 1)
+    );
+    bench.disk.faults().bit_rot = 0.0;
+    bench.disk.crash();
+    assert_eq!(bench.contents(), rotten);
+    assert!(bench.disk.rot("log", 5) && !bench.disk.rot("log", 100));
+}
+
+#[test]
+fn errors_are_told() {
+    let mut bench = Bench::new(4);
+    let name = "none".to_owned();
+    let opened = bench.run(DiskOp::Open {
+        name,
+        create: false,
+    });
+    assert_eq!(errno_of(opened), Some(libc::ENOENT));
+    let file = bench.open();
+    bench.disk.faults().capacity = 100;
+    assert_eq!(
+        errno_of(bench.write(file, 50, &[0; 51])),
+        Some(libc::ENOSPC)
+    );
+    bench.disk.faults().write_error = 1.0;
+    assert_eq!(errno_of(bench.write(file, 0, &[0; 50])), Some(libc::EIO));
+    bench.disk.faults().read_error = 1.0;
+    let read = bench.run(DiskOp::ReadAt {
+        file,
+        offset: 0,
+        len: 1,
+    });
+    assert_eq!(errno_of(read), Some(libc::EIO));
+}
+
+#[test]
+fn a_file_handle_does_not_survive_its_process() {
+    let mut bench = Bench::new(5);
+    let file = bench.open();
+    bench.write(file, 0, b"cached").expect("written");
+    bench.disk.abandon();
+    assert_eq!(errno_of(bench.sync(file)), Some(libc::EBADF));
+    assert_eq!(bench.contents(), b"cached", "the kernel lives on");
+}
+
+#[test]
+fn operations_complete_in_time_and_in_order_of_their_latency() {
+    let mut bench = Bench::new(6);
+    let file = bench.open();
+    for offset in 0..20 {
+        let data = vec![1];
+        bench
+            .disk
+            .submit(bench.now, DiskOp::WriteAt { file, offset, data });
+    }
+    let mut tickets = Vec::new();
+    let mut last = bench.now;
+    while let Some(due) = bench.disk.next_due() {
+        assert!(due >= last);
+        let just_before = Instant::from_nanos(due.as_nanos() - 1);
+        assert!(bench.disk.complete(just_before).is_none());
+        let (ticket, _) = bench.disk.complete(due).expect("due");
+        tickets.push(ticket);
+        last = due;
+    }
+    assert_eq!(tickets.len(), 20);
+    assert!(!tickets.is_sorted(), "they overtake each other");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_disk() {
+    let run = |seed| {
+        let mut bench = Bench::new(seed);
+        let mut random = Random::new(9);
+        *bench.disk.faults() = DiskFaults::draw(&mut random);
+        let file = bench.open();
+        for n in 0..50 {
+            let _heard = bench.write(file, n * 100, &[n as u8; 300]);
+            if n % 10 == 0 {
+                let _heard = bench.sync(file);
+            }
+        }
+        bench.disk.crash();
+        (bench.contents().to_vec(), bench.now)
+    };
+    assert_eq!(run(11), run(11));
+    assert_ne!(run(11).0, run(12).0);
+}

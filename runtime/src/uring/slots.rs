@@ -1,0 +1,105 @@
+//! The slots: what each operation in flight keeps alive, and where the kernel finds it.
+
+use std::cell::UnsafeCell;
+use std::io;
+
+use super::address::RawAddress;
+use super::signals;
+use crate::buf::SharedBuf;
+use crate::reactor::{OpKey, SocketId};
+
+#[derive(Default)]
+pub(super) struct Slots {
+    slots: Vec<Slot>,
+    in_flight: usize,
+}
+
+/// One operation's place. Reused; its boxed part is allocated once.
+struct Slot {
+    generation: u32,
+    /// What the operation keeps alive. `Nothing` while the slot is free.
+    held: Held,
+    shared: Box<UnsafeCell<KernelShared>>,
+}
+
+/// What the kernel reads or writes by address.
+pub(super) struct KernelShared {
+    pub(super) address: RawAddress,
+    pub(super) word: u64,
+}
+
+pub(super) enum Held {
+    Nothing,
+    Nop,
+    Send {
+        socket: SocketId,
+        _payload: SharedBuf,
+    },
+    Receive {
+        socket: SocketId,
+    },
+    Signal {
+        _waiting: signals::Waiting,
+    },
+    /// It could not even be started; the completion is made up in the next turn.
+    Failed(Option<io::Error>),
+}
+
+impl Slots {
+    /// Takes the slot of `key`, made if need be, and gives what the kernel may reach in it: stable
+    /// until the slot is [vacated](Self::vacate), and after that until it is taken again.
+    ///
+    /// # Panics
+    /// When the slot is taken. The slot invariant rests on this, so it is checked, whatever the
+    /// caller does.
+    pub(super) fn occupy(&mut self, key: OpKey, held: Held) -> *mut KernelShared {
+        let index = key.index as usize;
+        while self.slots.len() <= index {
+            let shared = KernelShared {
+                address: RawAddress::EMPTY,
+                word: 0,
+            };
+            self.slots.push(Slot {
+                generation: 0,
+                held: Held::Nothing,
+                shared: Box::new(UnsafeCell::new(shared)),
+            });
+        }
+        let slot = &mut self.slots[index];
+        assert!(
+            matches!(slot.held, Held::Nothing),
+            "operation {key:?} is in flight already"
+        );
+        slot.generation = key.generation;
+        slot.held = held;
+        self.in_flight += 1;
+        slot.shared.get()
+    }
+
+    /// What `key` holds; `None` if it is not in flight.
+    pub(super) fn held(&mut self, key: OpKey) -> Option<&mut Held> {
+        let slot = self.slots.get_mut(key.index as usize)?;
+        let in_flight = slot.generation == key.generation && !matches!(slot.held, Held::Nothing);
+        in_flight.then_some(&mut slot.held)
+    }
+
+    /// The final completion of `key` has come: the kernel has let go of everything in the slot.
+    pub(super) fn vacate(&mut self, key: OpKey) -> Held {
+        let Some(held) = self.held(key) else {
+            return Held::Nothing;
+        };
+        let held = std::mem::replace(held, Held::Nothing);
+        self.in_flight -= 1;
+        held
+    }
+
+    /// How many slots are taken.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Gives up the memory: the kernel may still reach it, and the ring is going.
+    pub(super) fn leak(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.slots));
+    }
+}

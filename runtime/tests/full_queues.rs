@@ -1,0 +1,162 @@
+//! Queues of a few entries, and hundreds of operations and cancels: nothing is lost.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::join_all;
+use viewring_runtime::net::{UdpOptions, UdpSocket};
+use viewring_runtime::time::{sleep, timeout};
+use viewring_runtime::{Config, Metrics, Runtime, Uring, UringConfig, metrics, nop, signal};
+
+fn localhost() -> SocketAddr {
+    "127.0.0.1:0".parse().expect("an address")
+}
+
+/// Runs `body` on rings of 2, 4 and 8 submission entries, with few completion entries.
+fn on_small_rings<F: Future<Output = ()>>(body: impl Fn() -> F) -> Vec<Metrics> {
+    let run = |submission_entries: u32| {
+        let config = UringConfig {
+            submission_entries,
+            completion_entries: 2 * submission_entries,
+        };
+        let ring = Uring::with_config(&config).expect("a ring");
+        let runtime = Runtime::new(ring, Config::default());
+        runtime.block_on(async {
+            let bounded = timeout(Duration::from_secs(20), body()).await;
+            bounded.expect("nothing is lost");
+        });
+        let metrics = runtime.metrics();
+        assert_eq!(metrics.completions_stale, 0);
+        assert_eq!(metrics.reactor("completions_unknown"), 0);
+        let (submitted, enters) = (metrics.reactor("submitted"), metrics.reactor("enters"));
+        assert!(submitted <= enters * u64::from(submission_entries));
+        metrics
+    };
+    [2, 4, 8].into_iter().map(run).collect()
+}
+
+async fn drained() {
+    while metrics().operations_in_flight > 0 {
+        sleep(Duration::from_micros(100)).await;
+    }
+}
+
+#[test]
+fn every_operation_completes() {
+    on_small_rings(|| async {
+        for _ in 0..3 {
+            let done = join_all((0..500).map(|_| nop())).await;
+            assert!(done.into_iter().all(|done| done.is_ok()));
+        }
+        assert_eq!(metrics().operations_in_flight, 0);
+    });
+}
+
+#[test]
+fn every_send_goes_out() {
+    on_small_rings(|| async {
+        let options = UdpOptions {
+            recv_buffers: 16,
+            ..UdpOptions::default()
+        };
+        let bind = || UdpSocket::bind_with(localhost(), &options).expect("a socket");
+        let (a, receivers) = (bind(), [(); 100].map(|()| bind()));
+        let to: Vec<SocketAddr> = receivers.iter().map(UdpSocket::local_addr).collect();
+        for round in 0..3u8 {
+            let sent = a.send_to_many(&[round], &to).await;
+            assert_eq!((sent.sent, sent.failed.len()), (100, 0));
+        }
+        for receiver in &receivers {
+            for round in 0..3 {
+                let datagram = receiver.recv_datagram().await.expect("no error");
+                assert_eq!(datagram.payload(), [round]);
+            }
+        }
+    });
+}
+
+#[test]
+fn no_cancel_is_lost() {
+    let metrics = on_small_rings(|| async {
+        // These never complete but by their cancellation.
+        let mut waits: Vec<_> = (0..300).map(|_| Box::pin(signal::shutdown())).collect();
+        for wait in &mut waits {
+            assert!(futures::poll!(wait).is_pending());
+        }
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(metrics().operations_in_flight, 300);
+        waits.truncate(100);
+        drop(waits);
+        drained().await;
+
+        // Cancelled before they were submitted.
+        let mut waits: Vec<_> = (0..300).map(|_| Box::pin(signal::shutdown())).collect();
+        for wait in &mut waits {
+            assert!(futures::poll!(wait).is_pending());
+        }
+        drop(waits);
+        drained().await;
+    });
+    for metrics in metrics {
+        assert_eq!(metrics.reactor("cancels"), 600);
+        assert_eq!(metrics.operations_orphaned, 600);
+    }
+}
+
+#[test]
+fn dropped_sockets_give_their_receives_back() {
+    on_small_rings(|| async {
+        let options = UdpOptions {
+            recv_buffers: 2,
+            ..UdpOptions::default()
+        };
+        for _ in 0..3 {
+            let sockets: Vec<UdpSocket> = (0..100)
+                .map(|_| UdpSocket::bind_with(localhost(), &options).expect("a socket"))
+                .collect();
+            for socket in &sockets {
+                assert!(socket.recv_datagram().now_or_never().is_none());
+            }
+            sleep(Duration::from_millis(1)).await;
+            assert_eq!(metrics().operations_in_flight, 100);
+            drop(sockets);
+            drained().await;
+        }
+    });
+}
+
+#[test]
+fn timers_and_wakes_find_room() {
+    on_small_rings(|| async {
+        let sleeps = (0..50u64).map(|number| sleep(Duration::from_micros(number * 50)));
+        let (_, done) = futures::join!(join_all(sleeps), join_all((0..500).map(|_| nop())));
+        assert!(done.into_iter().all(|done| done.is_ok()));
+    });
+}
+
+#[test]
+fn a_runtime_with_a_full_backlog_shuts_down() {
+    for submission_entries in [2, 8] {
+        let config = UringConfig {
+            submission_entries,
+            completion_entries: submission_entries,
+        };
+        let ring = Uring::with_config(&config).expect("a ring");
+        let runtime = Runtime::new(ring, Config::default());
+        let mut waits: Vec<_> = (0..300).map(|_| Box::pin(signal::shutdown())).collect();
+        runtime.block_on(async {
+            for wait in &mut waits {
+                assert!(futures::poll!(wait).is_pending());
+            }
+        });
+        let before = std::time::Instant::now();
+        drop(runtime);
+        assert!(
+            before.elapsed() < Duration::from_millis(900),
+            "within its bound"
+        );
+        drop(waits);
+    }
+}

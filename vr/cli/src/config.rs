@@ -1,0 +1,182 @@
+//! `viewring config`: describe a group.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read};
+use std::net::IpAddr;
+
+use viewring::protocol::{Configuration, ReplicaId};
+use viewring::{NodeConfig, Timeouts};
+
+use crate::exit::{Exit, Failure};
+use crate::output;
+
+/// Print a configuration file for a new group.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  viewring config --replicas 3 > cluster.toml
+  viewring config --replicas 5 --host 10.0.0.1 --port 7000 > cluster.toml")]
+pub(crate) struct Args {
+    /// How many replicas there are: 1, 3, 5 or 7. A group of 2f+1 survives the loss of f.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = group_size)]
+    replicas: u8,
+    /// The address of every replica; edit the file if they run on several machines.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// The port of replica 0; the others have the next ones.
+    #[arg(long, value_name = "PORT", default_value_t = 7000,
+          value_parser = clap::value_parser!(u16).range(1..=65_000))]
+    port: u16,
+}
+
+/// A number of replicas that makes a group.
+pub(crate) fn group_size(text: &str) -> Result<u8, String> {
+    let count = text.parse().map_err(|error| format!("{error}"))?;
+    Configuration::new(count)
+        .map(|_| count)
+        .map_err(|error| error.to_string())
+}
+
+pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
+    let cluster = random_cluster().map_err(|error| {
+        Failure::setup(format_args!(
+            "cannot read random bytes from /dev/urandom: {error}"
+        ))
+    })?;
+    output::write(file(args, cluster).as_bytes())?;
+    Ok(Exit::Success)
+}
+
+/// Works without a ring: the file may be for other machines.
+fn random_cluster() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    // Short enough for the whole numbers of any other reader of the file.
+    Ok(u64::from_le_bytes(bytes) >> 16)
+}
+
+fn file(args: &Args, cluster: u64) -> String {
+    let mut replicas = String::new();
+    for index in 0..u16::from(args.replicas) {
+        let addr = std::net::SocketAddr::new(args.host, args.port + index);
+        writeln!(replicas, "    \"{addr}\",").expect("a string takes everything");
+    }
+    let node = NodeConfig::new(cluster, ReplicaId(0), Vec::new());
+    let times = times(&node.timeouts);
+    format!(
+        "\
+# A Viewring group. All its replicas and clients need the same file.
+
+# Names the group: messages of any other are dropped. Never use it for two groups.
+cluster = {cluster}
+
+# Replica 0, replica 1, …: 1, 3, 5 or 7 of them. Each listens on its address, for UDP.
+replicas = [
+{replicas}]
+
+# How long a replica waits for what. These are the defaults; all replicas should agree.
+[timeouts]
+{times}
+[limits]
+# Bytes of UDP payload in a datagram: what fits the path's MTU.
+# datagram_bytes = {datagram_bytes}
+# Operations that may be in the log and not committed.
+# window = {window}
+# An operation may have so many bytes.
+# max_operation_bytes = {max_operation_bytes}
+",
+        datagram_bytes = node.datagram_bytes,
+        window = node.window,
+        max_operation_bytes = node.max_operation_bytes,
+    )
+}
+
+fn times(defaults: &Timeouts) -> String {
+    let rows = [
+        (
+            "heartbeat",
+            defaults.heartbeat,
+            "an idle primary says that it lives",
+        ),
+        (
+            "prepare",
+            defaults.prepare,
+            "a primary sends again what is not committed",
+        ),
+        (
+            "abdicate",
+            defaults.abdicate,
+            "a primary that hears no quorum stops leading",
+        ),
+        (
+            "silence",
+            defaults.silence,
+            "a backup that hears no primary votes for another",
+        ),
+        (
+            "view_change_resend",
+            defaults.view_change_resend,
+            "a vote is sent again",
+        ),
+        (
+            "view_change",
+            defaults.view_change,
+            "a view that has not started is given up",
+        ),
+        (
+            "upkeep",
+            defaults.upkeep,
+            "missing entries are asked for again",
+        ),
+        (
+            "announce",
+            defaults.announce,
+            "a replica that is no member introduces itself",
+        ),
+    ];
+    let mut text = String::new();
+    for (name, time, meaning) in rows {
+        let setting = format!("# {name} = \"{time:?}\"");
+        writeln!(text, "{setting:<32} # {meaning}").expect("a string takes everything");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::settings::Settings;
+
+    #[test]
+    fn the_file_is_one_that_can_be_read_also_with_everything_said() {
+        let args = Args {
+            replicas: 5,
+            host: [10, 0, 0, 1].into(),
+            port: 7000,
+        };
+        let text = file(&args, 42);
+        let said: String = text
+            .lines()
+            .map(|line| {
+                let said = line.strip_prefix("# ").filter(|said| said.contains(" = "));
+                format!("{}\n", said.unwrap_or(line))
+            })
+            .collect();
+        for text in [text, said] {
+            let settings = Settings::parse(Path::new("c.toml"), &text).expect("it can be read");
+            assert_eq!(settings.replicas[4], ([10, 0, 0, 1], 7004).into());
+            let node = settings.node(4).expect("there are five");
+            assert_eq!(node.timeouts, Timeouts::default());
+            assert_eq!(node.cluster, 42);
+        }
+    }
+
+    #[test]
+    fn no_group_has_two_replicas() {
+        assert_eq!(group_size("3"), Ok(3));
+        assert!(group_size("2").is_err_and(|reason| reason.contains("1, 3, 5 or 7")));
+    }
+}

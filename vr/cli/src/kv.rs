@@ -1,0 +1,275 @@
+//! `viewring kv`: use the key-value store.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::num::NonZeroU16;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Subcommand;
+use viewring::kv::{KEY_BYTES_MAX, KvError, KvSession, VALUE_BYTES_MAX};
+use viewring::{CallError, Client};
+use viewring_runtime::time::{Instant, timeout_at};
+
+use crate::duration::parse_positive;
+use crate::exit::{self, Exit, Failure};
+use crate::output;
+use crate::settings::Settings;
+
+/// Use the key-value store of a group.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  viewring kv --config cluster.toml put colour green
+  viewring kv --config cluster.toml put page - < page.html
+  viewring kv --config cluster.toml get colour
+  viewring kv --config cluster.toml cas colour --expect green blue
+  viewring kv --config cluster.toml scan user/ | head
+
+Keys and values are bytes, and printed as they are. Exit code 1: get found no such key, cas did not
+swap. Exit code 3: no answer in time; what put, delete or cas did is then unknown.")]
+pub(crate) struct Args {
+    /// Describes the group.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// How long to wait for the group.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_positive)]
+    timeout: Duration,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Print the value of a key, bare, and a newline.
+    Get { key: OsString },
+    /// Make a key hold a value.
+    Put {
+        key: OsString,
+        /// The value; `-` reads it from stdin, to the last byte.
+        #[arg(allow_hyphen_values = true)]
+        value: OsString,
+    },
+    /// Remove a key. It is no error if it is missing.
+    Delete { key: OsString },
+    /// Compare and swap: make a key hold a value if it holds what is expected.
+    Cas {
+        key: OsString,
+        /// What the key must hold. Without it the key must be missing.
+        #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
+        expect: Option<OsString>,
+        /// The new value; `-` reads it from stdin, to the last byte.
+        #[arg(allow_hyphen_values = true)]
+        new: OsString,
+    },
+    /// Print `key<TAB>value` lines, in the order of the keys.
+    Scan {
+        /// Only keys that begin so.
+        #[arg(default_value = "")]
+        prefix: OsString,
+        /// At most so many.
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
+}
+
+pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
+    let settings = Settings::load(&args.config)?;
+    let request = Request::of(&args.action)?;
+    exit::block_on(ask(&settings, &request, args.timeout))
+}
+
+/// What is asked of the store, within its limits.
+enum Request {
+    Get {
+        key: Vec<u8>,
+    },
+    Put {
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
+    Delete {
+        key: Vec<u8>,
+    },
+    Cas {
+        key: Vec<u8>,
+        expected: Option<Vec<u8>>,
+        new: Vec<u8>,
+    },
+    Scan {
+        prefix: Vec<u8>,
+        limit: u64,
+    },
+}
+
+impl Request {
+    fn of(action: &Action) -> Result<Self, Failure> {
+        Ok(match action {
+            Action::Get { key: k } => Self::Get { key: key(k)? },
+            Action::Put { key: k, value } => Self::Put {
+                key: key(k)?,
+                value: read(value)?,
+            },
+            Action::Delete { key: k } => Self::Delete { key: key(k)? },
+            Action::Cas {
+                key: k,
+                expect,
+                new,
+            } => {
+                let expected = expect
+                    .as_ref()
+                    .map(|expected| value(expected.clone().into_vec()));
+                Self::Cas {
+                    key: key(k)?,
+                    expected: expected.transpose()?,
+                    new: read(new)?,
+                }
+            }
+            Action::Scan { prefix, limit } => Self::Scan {
+                prefix: key(prefix)?,
+                limit: limit.unwrap_or(u64::MAX),
+            },
+        })
+    }
+
+    fn changes_something(&self) -> bool {
+        match self {
+            Self::Put { .. } | Self::Delete { .. } | Self::Cas { .. } => true,
+            Self::Get { .. } | Self::Scan { .. } => false,
+        }
+    }
+}
+
+fn key(text: &OsString) -> Result<Vec<u8>, Failure> {
+    let key = text.clone().into_vec();
+    if key.len() > KEY_BYTES_MAX {
+        return Err(Failure::usage(KvError::KeyTooLong(key.len())));
+    }
+    Ok(key)
+}
+
+fn value(value: Vec<u8>) -> Result<Vec<u8>, Failure> {
+    if value.len() > VALUE_BYTES_MAX {
+        return Err(Failure::usage(KvError::ValueTooLong(value.len())));
+    }
+    Ok(value)
+}
+
+/// The value that the argument is, or stdin's if it is `-`.
+fn read(argument: &OsString) -> Result<Vec<u8>, Failure> {
+    if argument != "-" {
+        return value(argument.clone().into_vec());
+    }
+    let mut bytes = Vec::new();
+    // One byte more than is allowed tells that it is too long.
+    let result = io::stdin()
+        .lock()
+        .take(VALUE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes);
+    result.map_err(|error| Failure::setup(format_args!("cannot read the value: {error}")))?;
+    if bytes.len() > VALUE_BYTES_MAX {
+        return Err(Failure::usage(format_args!(
+            "the value from stdin is too long: at most {VALUE_BYTES_MAX} bytes are allowed"
+        )));
+    }
+    Ok(bytes)
+}
+
+async fn ask(settings: &Settings, request: &Request, patience: Duration) -> Result<Exit, Failure> {
+    let give_up_at = Instant::now() + patience;
+    let silent = |consequence| {
+        let addresses = settings.addresses();
+        let line = format!("no answer within {patience:?} from the group at {addresses}");
+        Failure::unreachable(line + consequence)
+    };
+    let client = Client::new(settings.client(patience))?;
+    let session = match timeout_at(give_up_at, client.session()).await {
+        Ok(Err(CallError::Unknown { .. })) | Err(_) => return Err(silent("")),
+        Ok(session) => session?,
+    };
+    let mut kv = KvSession::new(session);
+    match timeout_at(give_up_at, perform(&mut kv, request)).await {
+        Ok(Err(Stopped::Kv(KvError::Call(CallError::Unknown { .. })))) | Err(_) => {
+            let unknown = ": it may have been executed, or may be yet";
+            Err(silent(if request.changes_something() {
+                unknown
+            } else {
+                ""
+            }))
+        }
+        Ok(Err(Stopped::Kv(KvError::Call(error)))) => Err(error.into()),
+        Ok(Err(Stopped::Kv(error))) => Err(Failure::usage(error)),
+        Ok(Err(Stopped::Output(failure))) => Err(failure),
+        Ok(Ok(exit)) => Ok(exit),
+    }
+}
+
+/// Why a request was not finished.
+enum Stopped {
+    Kv(KvError),
+    Output(Failure),
+}
+
+impl From<KvError> for Stopped {
+    fn from(error: KvError) -> Self {
+        Self::Kv(error)
+    }
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Self::Output(failure)
+    }
+}
+
+async fn perform(kv: &mut KvSession, request: &Request) -> Result<Exit, Stopped> {
+    match request {
+        Request::Get { key } => {
+            let Some(mut value) = kv.get(key).await? else {
+                return Err(Failure::new(Exit::Negative, "there is no such key").into());
+            };
+            value.push(b'\n');
+            output::write(&value)?;
+        }
+        Request::Put { key, value } => kv.put(key, value).await?,
+        Request::Delete { key } => {
+            let _existed = kv.delete(key).await?;
+        }
+        Request::Cas { key, expected, new } => {
+            if let Err(current) = kv.compare_and_swap(key, expected.as_deref(), new).await? {
+                let holds = if current.is_some() {
+                    "holds another value"
+                } else {
+                    "is missing"
+                };
+                let line = format!("not swapped: the key {holds}");
+                return Err(Failure::new(Exit::Negative, line).into());
+            }
+        }
+        Request::Scan { prefix, limit } => scan(kv, prefix, *limit).await?,
+    }
+    Ok(Exit::Success)
+}
+
+async fn scan(kv: &mut KvSession, prefix: &[u8], limit: u64) -> Result<(), Stopped> {
+    let mut left = limit;
+    let mut after: Option<Vec<u8>> = None;
+    // None is left of the limit: enough.
+    while let Some(limit) = NonZeroU16::new(u16::try_from(left).unwrap_or(u16::MAX)) {
+        let page = kv.scan(prefix, after.as_deref(), limit).await?;
+        let mut lines = Vec::new();
+        for (key, value) in &page.entries {
+            for part in [key, &b"\t"[..], value, b"\n"] {
+                lines.extend_from_slice(part);
+            }
+        }
+        output::write(&lines)?;
+        left -= page.entries.len() as u64;
+        after = page.entries.into_iter().last().map(|(key, _)| key);
+        if !page.more || after.is_none() {
+            break;
+        }
+    }
+    Ok(())
+}

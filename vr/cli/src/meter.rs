@@ -1,0 +1,197 @@
+//! Counts operations and measures how long they take.
+
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use viewring_runtime::time::Instant;
+
+use crate::duration::short;
+use crate::output::thousands;
+
+/// Counts operations and measures how long they take, in all and since the last live line.
+pub(crate) struct Meter {
+    total: Histogram<u64>,
+    recent: Histogram<u64>,
+    began: Instant,
+    recent_began: Instant,
+}
+
+/// A latency is recorded with three digits; what is longer counts as so long.
+const LONGEST: Duration = Duration::from_secs(600);
+
+impl Meter {
+    /// A meter that begins now.
+    pub(crate) fn new() -> Self {
+        let longest = u64::try_from(LONGEST.as_nanos()).expect("ten minutes in 64 bits");
+        let histogram = Histogram::new_with_bounds(1, longest, 3).expect("sound bounds");
+        let now = Instant::now();
+        Self {
+            total: histogram.clone(),
+            recent: histogram,
+            began: now,
+            recent_began: now,
+        }
+    }
+
+    /// Forgets everything: what comes from now on counts.
+    pub(crate) fn restart(&mut self) {
+        self.total.reset();
+        self.recent.reset();
+        self.began = Instant::now();
+        self.recent_began = self.began;
+    }
+
+    /// An operation has been answered after so long.
+    pub(crate) fn record(&mut self, latency: Duration) {
+        let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.total.saturating_record(ns);
+        self.recent.saturating_record(ns);
+    }
+
+    /// What has been measured since the last time.
+    pub(crate) fn lap(&mut self) -> Lap {
+        let now = Instant::now();
+        let seconds = (now - self.recent_began).as_secs_f64();
+        let lap = Lap {
+            elapsed: now - self.began,
+            ops_per_sec: rate(self.recent.len(), seconds),
+            p50_us: quantile_us(&self.recent, 0.5),
+            p99_us: quantile_us(&self.recent, 0.99),
+        };
+        self.recent.reset();
+        self.recent_began = now;
+        lap
+    }
+
+    /// How long it has measured.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// All that has been measured, as of now.
+    pub(crate) fn summary(&self) -> Summary {
+        Summary {
+            ops: self.total.len(),
+            ops_per_sec: tenths(rate(self.total.len(), self.elapsed().as_secs_f64())),
+            latency_us: Latency {
+                p50: tenths(quantile_us(&self.total, 0.5)),
+                p90: tenths(quantile_us(&self.total, 0.9)),
+                p99: tenths(quantile_us(&self.total, 0.99)),
+                p999: tenths(quantile_us(&self.total, 0.999)),
+                max: tenths(quantile_us(&self.total, 1.0)),
+            },
+        }
+    }
+}
+
+/// What one live line tells of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lap {
+    elapsed: Duration,
+    ops_per_sec: f64,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+impl fmt::Display for Lap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let elapsed = self.elapsed.as_secs_f64();
+        let ops_per_sec = thousands(self.ops_per_sec.round() as u64);
+        write!(f, "{elapsed:>5.1} s  {ops_per_sec:>9} ops/s")?;
+        let (p50, p99) = (short(self.p50_us), short(self.p99_us));
+        write!(f, "  p50 {p50:>7}  p99 {p99:>7}")
+    }
+}
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Summary {
+    /// Operations that were answered.
+    pub(crate) ops: u64,
+    pub(crate) ops_per_sec: f64,
+    pub(crate) latency_us: Latency,
+}
+
+/// How long operations took, in microseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Latency {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    p999: f64,
+    max: f64,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rate = thousands(self.ops_per_sec.round() as u64);
+        writeln!(f, "operations    {}  ({rate}/s)", thousands(self.ops))?;
+        let Latency {
+            p50,
+            p90,
+            p99,
+            p999,
+            max,
+        } = self.latency_us;
+        let quantiles = [
+            ("p50", p50),
+            ("p90", p90),
+            ("p99", p99),
+            ("p99.9", p999),
+            ("max", max),
+        ];
+        write!(f, "latency     ")?;
+        for (name, us) in quantiles {
+            write!(f, "  {name} {}", short(us))?;
+        }
+        Ok(())
+    }
+}
+
+fn quantile_us(histogram: &Histogram<u64>, quantile: f64) -> f64 {
+    // The upper edge of the bucket may lie above all that was recorded.
+    histogram.value_at_quantile(quantile).min(histogram.max()) as f64 / 1e3
+}
+
+fn rate(count: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 {
+        count as f64 / seconds
+    } else {
+        0.0
+    }
+}
+
+fn tenths(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_recorded_is_told_and_forgotten_on_restart() {
+        viewring_runtime::block_on(async {
+            let mut meter = Meter::new();
+            for us in 1..=1000 {
+                meter.record(Duration::from_micros(us));
+            }
+            meter.record(Duration::from_secs(86_400));
+            let Summary {
+                ops, latency_us, ..
+            } = meter.summary();
+            assert_eq!(ops, 1001);
+            assert!((latency_us.p50 - 501.0).abs() < 2.0, "{latency_us:?}");
+            assert!((latency_us.p90 - 901.0).abs() < 2.0, "{latency_us:?}");
+            assert!(
+                (latency_us.max / 600e6 - 1.0).abs() < 0.01,
+                "{latency_us:?}"
+            );
+            meter.restart();
+            assert_eq!(meter.summary().ops, 0);
+        })
+        .expect("io_uring");
+    }
+}

@@ -1,0 +1,292 @@
+//! The file that describes a group. `viewring config` writes one.
+
+use std::fs;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+use viewring::protocol::{Configuration, ReplicaId};
+use viewring::{ClientConfig, NodeConfig, Timeouts};
+
+use crate::duration;
+use crate::exit::Failure;
+
+/// A group, as its file describes it.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    path: PathBuf,
+    pub(crate) cluster: u64,
+    pub(crate) replicas: Vec<SocketAddr>,
+    group: Configuration,
+    timeouts: FileTimeouts,
+    limits: FileLimits,
+}
+
+/// The file, word by word.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    cluster: u64,
+    replicas: Spanned<Vec<Spanned<String>>>,
+    #[serde(default)]
+    timeouts: FileTimeouts,
+    #[serde(default)]
+    limits: FileLimits,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileTimeouts {
+    heartbeat: Option<Time>,
+    prepare: Option<Time>,
+    abdicate: Option<Time>,
+    silence: Option<Time>,
+    view_change_resend: Option<Time>,
+    view_change: Option<Time>,
+    upkeep: Option<Time>,
+    announce: Option<Time>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileLimits {
+    datagram_bytes: Option<usize>,
+    window: Option<u64>,
+    max_operation_bytes: Option<usize>,
+}
+
+/// A duration longer than zero.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Time(Duration);
+
+impl TryFrom<String> for Time {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match duration::parse_positive(&text) {
+            Ok(duration) => Ok(Self(duration)),
+            Err(reason) => Err(format!("\"{text}\" is no time: {reason}")),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// One line that names the file and, if there is one, the line.
+    pub(crate) fn load(path: &Path) -> Result<Self, Failure> {
+        let text = fs::read_to_string(path).map_err(|error| {
+            Failure::usage(format_args!("cannot read {}: {error}", path.display()))
+        })?;
+        Self::parse(path, &text)
+            .map_err(|reason| Failure::usage(format_args!("{}:{reason}", path.display())))
+    }
+
+    /// The error begins with the line's number, or with a space.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, String> {
+        let at = |span: Range<usize>| 1 + text[..span.start.min(text.len())].matches('\n').count();
+        let file: File = toml::from_str(text).map_err(|error| match error.span() {
+            Some(span) => format!("{}: {}", at(span), error.message()),
+            None => format!(" {}", error.message()),
+        })?;
+        let File {
+            cluster,
+            replicas: listed,
+            timeouts,
+            limits,
+        } = file;
+        let list_line = at(listed.span());
+        let mut replicas: Vec<SocketAddr> = Vec::new();
+        for replica in listed.into_inner() {
+            let line = at(replica.span());
+            let addr = resolve(replica.get_ref()).map_err(|reason| format!("{line}: {reason}"))?;
+            if replicas.contains(&addr) {
+                return Err(format!("{line}: two replicas have the address {addr}"));
+            }
+            replicas.push(addr);
+        }
+        let count = u8::try_from(replicas.len()).unwrap_or(u8::MAX);
+        let group = Configuration::new(count).map_err(|error| format!("{list_line}: {error}"))?;
+        let path = path.to_owned();
+        Ok(Self {
+            path,
+            cluster,
+            replicas,
+            group,
+            timeouts,
+            limits,
+        })
+    }
+
+    /// The configuration of replica `id`.
+    ///
+    /// # Errors
+    /// When there is no such replica.
+    pub(crate) fn node(&self, id: u8) -> Result<NodeConfig, Failure> {
+        if !self.group.contains(ReplicaId(id)) {
+            return Err(Failure::usage(format_args!(
+                "there is no replica {id}: {} has replicas 0 to {}",
+                self.path.display(),
+                self.replicas.len() - 1
+            )));
+        }
+        let default = NodeConfig::new(self.cluster, ReplicaId(id), self.replicas.clone());
+        let limits = &self.limits;
+        Ok(NodeConfig {
+            timeouts: self.timeouts(default.timeouts),
+            datagram_bytes: limits.datagram_bytes.unwrap_or(default.datagram_bytes),
+            window: limits.window.unwrap_or(default.window),
+            max_operation_bytes: limits
+                .max_operation_bytes
+                .unwrap_or(default.max_operation_bytes),
+            ..default
+        })
+    }
+
+    /// The configuration of a client that gives a call up after `deadline`.
+    pub(crate) fn client(&self, deadline: Duration) -> ClientConfig {
+        let default = ClientConfig::new(self.cluster, self.replicas.clone());
+        let datagram_bytes = self.limits.datagram_bytes.unwrap_or(default.datagram_bytes);
+        ClientConfig {
+            deadline,
+            datagram_bytes,
+            ..default
+        }
+    }
+
+    /// f+1.
+    pub(crate) fn quorum(&self) -> usize {
+        usize::from(self.group.quorum())
+    }
+
+    /// The addresses, to be read by people.
+    pub(crate) fn addresses(&self) -> String {
+        self.replicas
+            .iter()
+            .map(SocketAddr::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    fn timeouts(&self, default: Timeouts) -> Timeouts {
+        let or = |time: Option<Time>, default| time.map_or(default, |Time(duration)| duration);
+        let FileTimeouts {
+            heartbeat,
+            prepare,
+            abdicate,
+            silence,
+            ..
+        } = self.timeouts;
+        let FileTimeouts {
+            view_change_resend,
+            view_change,
+            upkeep,
+            announce,
+            ..
+        } = self.timeouts;
+        Timeouts {
+            heartbeat: or(heartbeat, default.heartbeat),
+            prepare: or(prepare, default.prepare),
+            abdicate: or(abdicate, default.abdicate),
+            silence: or(silence, default.silence),
+            view_change_resend: or(view_change_resend, default.view_change_resend),
+            view_change: or(view_change, default.view_change),
+            upkeep: or(upkeep, default.upkeep),
+            announce: or(announce, default.announce),
+        }
+    }
+}
+
+/// `host:port`; a name stands for its first address.
+fn resolve(text: &str) -> Result<SocketAddr, String> {
+    let mut addrs = text
+        .to_socket_addrs()
+        .map_err(|error| format!("\"{text}\" is no address such as 127.0.0.1:7000: {error}"))?;
+    let addr = addrs
+        .next()
+        .ok_or_else(|| format!("\"{text}\" has no address"))?;
+    if addr.port() == 0 {
+        return Err(format!("\"{text}\" has no port"));
+    }
+    Ok(addr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        Settings::parse(Path::new("c.toml"), text)
+    }
+
+    const THREE: &str = r#"
+        cluster = 7
+        replicas = ["127.0.0.1:7000", "127.0.0.1:7001", "127.0.0.1:7002"]
+    "#;
+
+    #[test]
+    fn what_the_file_does_not_say_is_as_by_default() {
+        let settings = parse(THREE).expect("it is right");
+        let node = settings.node(2).expect("there is a replica 2");
+        assert_eq!(
+            (node.cluster, node.replicas.len(), settings.quorum()),
+            (7, 3, 2)
+        );
+        assert_eq!(node.timeouts, Timeouts::default());
+        assert!(settings.node(3).is_err());
+    }
+
+    #[test]
+    fn what_the_file_says_is_so() {
+        let more = "[timeouts]\nheartbeat = '20ms'\nsilence = '1.5s'\n[limits]\nwindow = 9\n";
+        let settings = parse(&format!("{THREE}{more}")).expect("it is right");
+        let node = settings.node(0).expect("there is a replica 0");
+        assert_eq!(node.timeouts.heartbeat, Duration::from_millis(20));
+        assert_eq!(node.timeouts.silence, Duration::from_millis(1500));
+        assert_eq!(node.timeouts.prepare, Timeouts::default().prepare);
+        assert_eq!(node.window, 9);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        let cases: [(String, &str); 8] = [
+            (
+                THREE.replace("cluster", "clutser"),
+                "2: unknown field `clutser`",
+            ),
+            (
+                format!("{THREE}[timeouts]\nsilnce = '1s'\n"),
+                "5: unknown field `silnce`",
+            ),
+            (
+                format!("{THREE}[timeouts]\nsilence = '1'\n"),
+                "5: \"1\" is no time: it needs a unit",
+            ),
+            (
+                THREE.replace("7001", "7000"),
+                "3: two replicas have the address 127.0.0.1:7000",
+            ),
+            (
+                THREE.replace(", \"127.0.0.1:7002\"", ""),
+                "3: a group has 1, 3, 5 or 7 replicas",
+            ),
+            (THREE.replace(":7001", ""), "3: \"127.0.0.1\" is no address"),
+            (
+                THREE.replace(":7001", ":0"),
+                "3: \"127.0.0.1:0\" has no port",
+            ),
+            (THREE.replace("[", ""), "3: "),
+        ];
+        for (text, expected) in cases {
+            let error = parse(&text).expect_err("it is wrong");
+            assert!(error.starts_with(expected), "{error}");
+        }
+        let error = parse("cluster = 1").expect_err("it is wrong");
+        assert!(error.contains("missing field `replicas`"), "{error}");
+    }
+}

@@ -1,0 +1,209 @@
+//! The program as people meet it: what it says when something is wrong, and how it ends.
+
+mod group;
+mod support;
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use crate::support::{ConfigFile, Running, run, run_with, viewring};
+
+#[test]
+fn a_wrong_command_line_is_told_in_one_line() {
+    run(&["demo", "--replica", "3"]).complains(2, &["'--replica'", "'--replicas'", "--help"]);
+    run(&["demo", "--replicas", "4"]).complains(2, &["1, 3, 5 or 7 replicas, not 4"]);
+    run(&["bench", "--config", "x", "--duration", "10"]).complains(2, &["10s"]);
+    run(&["replica", "--id", "0"]).complains(2, &["--config <FILE>", "viewring replica --help"]);
+    run(&["sing"]).complains(2, &["'sing'"]);
+}
+
+#[test]
+fn help_tells_the_exit_codes_and_version_the_version() {
+    let help = run(&["--help"]);
+    assert_eq!(help.code, Some(0));
+    for line in [
+        "Exit codes:",
+        "  3  the group does not answer",
+        "viewring demo",
+    ] {
+        assert!(
+            help.stdout.contains(line),
+            "{line} is not in {}",
+            help.stdout
+        );
+    }
+    for command in ["demo", "config", "replica", "kv", "bench", "status"] {
+        let help = run(&["help", command]);
+        assert!(help.stdout.contains("Examples:"), "{help:?}");
+    }
+    run(&["--version"]).prints(concat!("viewring ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn a_wrong_configuration_is_told_with_file_and_line() {
+    run(&["status", "--config", "no/such.toml"]).complains(2, &["no/such.toml", "No such file"]);
+    let wrong = ConfigFile::of("cluster = 1\nreplicsa = []\n", 0);
+    wrong
+        .run("replica", &["--id", "0"])
+        .complains(2, &["cluster.toml:2", "`replicsa`"]);
+    let broken = ConfigFile::of("cluster = 1\nreplicas = [\n", 0);
+    broken
+        .run("kv", &["get", "k"])
+        .complains(2, &["cluster.toml:"]);
+    let two = ConfigFile::of(
+        "cluster = 1\nreplicas = ['127.0.0.1:1', '127.0.0.1:2']\n",
+        0,
+    );
+    two.run("bench", &[])
+        .complains(2, &["cluster.toml:2", "1, 3, 5 or 7"]);
+    let hasty = "cluster = 1\nreplicas = ['127.0.0.1:1']\ntimeouts = { silence = '1ms' }\n";
+    let hasty = ConfigFile::of(hasty, 0);
+    hasty
+        .run("replica", &["--id", "0"])
+        .complains(2, &["silence"]);
+}
+
+#[test]
+fn an_unknown_replica_and_a_taken_port_are_told() {
+    let config = ConfigFile::new();
+    config
+        .run("replica", &["--id", "3"])
+        .complains(2, &["replica 3", "replicas 0 to 2"]);
+    let addr = SocketAddr::from(([127, 0, 0, 1], config.port));
+    #[expect(clippy::disallowed_types, reason = "somebody who has the port")]
+    let _taken = std::net::UdpSocket::bind(addr).expect("it was free");
+    let ended = config.run("replica", &["--id", "0"]);
+    ended.complains(4, &[&addr.to_string(), "taken"]);
+}
+
+#[test]
+fn a_value_over_the_limit_is_told_before_anything_is_sent() {
+    let config = ConfigFile::new();
+    let long = "v".repeat(15 * 1024 + 1);
+    let limit = ["15360"];
+    config
+        .run("kv", &["put", "k", &long])
+        .complains(2, &["15361", "15360"]);
+    config.run("kv", &["get", &long]).complains(2, &["1024"]);
+    config
+        .run("kv", &["cas", "k", "--expect", &long, "v"])
+        .complains(2, &limit);
+    let put = ["kv", "--config", config.path(), "put", "k", "-"];
+    run_with(long.as_bytes(), &put).complains(2, &limit);
+    config
+        .run("bench", &["--value-size", "20000"])
+        .complains(2, &limit);
+}
+
+#[test]
+fn a_group_that_is_not_there_is_unreachable() {
+    let config = ConfigFile::new();
+    let address = format!("127.0.0.1:{}", config.port);
+    for action in [&["get", "k"][..], &["put", "k", "v"], &["scan"]] {
+        let ended = config.run("kv", &[&["--timeout", "300ms"], action].concat());
+        ended.complains(3, &["no answer within 300ms", &address]);
+    }
+    let bench = config.run("bench", &["--timeout", "300ms", "--duration", "1s"]);
+    bench.complains(3, &["no answer within 300ms", &address]);
+    let status = config.run("status", &["--timeout", "200ms"]);
+    assert_eq!(
+        (status.code, status.stdout.matches("unreachable").count()),
+        (Some(3), 3)
+    );
+    let status = config.run("status", &["--timeout", "200ms", "--json"]);
+    assert_eq!(status.code, Some(3));
+    let replica = &status.json()["replicas"][2];
+    assert_eq!(replica["reachable"], false);
+    assert!(
+        replica["status"].is_null() && replica["id"] == 2,
+        "{replica}"
+    );
+}
+
+#[test]
+fn a_replica_that_is_asked_to_stop_ends_well() {
+    let config = ConfigFile::new();
+    for signal in ["-TERM", "-INT"] {
+        let replica = config.replica(0);
+        replica.signal(signal);
+        let ended = replica.ended();
+        assert_eq!((ended.code, &*ended.stdout), (Some(0), ""), "{ended:?}");
+        assert!(ended.stderr.contains("io_uring: ") && ended.stderr.contains("stopped"));
+    }
+}
+
+#[test]
+fn the_demo_survives_its_primary() {
+    let ended = run(&[
+        "demo",
+        "--duration",
+        "3s",
+        "--kill-primary-after",
+        "1s",
+        "--json",
+    ]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(
+        ended.stdout.lines().count(),
+        1,
+        "nothing but JSON: {ended:?}"
+    );
+    let report = ended.json();
+    let number = |name: &str| {
+        report[name]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{name}: {report}"))
+    };
+    assert!(
+        number("ops") > 100.0 && number("ops_per_sec") > 10.0,
+        "{report}"
+    );
+    assert!(number("acknowledged") <= number("ops"), "{report}");
+    assert!(number("view_changes") >= 1.0, "{report}");
+    // At least as long as a backup waits before it suspects.
+    assert!(
+        (200.0..3_000.0).contains(&number("unavailable_ms")),
+        "{report}"
+    );
+    assert_eq!(
+        (number("lost"), number("duplicated")),
+        (0.0, 0.0),
+        "{report}"
+    );
+    let names = ["p50", "p90", "p99", "p999", "max"];
+    let latencies = names.map(|name| report["latency_us"][name].as_f64().expect("a number"));
+    assert!(latencies.is_sorted() && latencies[0] > 0.0, "{report}");
+    assert_eq!(
+        report.as_object().map(|fields| fields.len()),
+        Some(8),
+        "{report}"
+    );
+}
+
+#[test]
+fn the_demo_tells_what_it_has_when_it_is_interrupted() {
+    let mut demo = Running::start(&["demo", "--duration", "60s", "--no-kill", "--json"]);
+    demo.says("1.0 s");
+    demo.signal("-INT");
+    let ended = demo.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let report = ended.json();
+    assert!(
+        report["ops"].as_u64() > Some(0) && report["lost"] == 0,
+        "{report}"
+    );
+    assert_eq!(report["view_changes"], 0, "{report}");
+}
+
+#[test]
+fn a_closed_pipe_ends_the_demo_quietly() {
+    let mut command = viewring(&["demo", "--duration", "60s", "--no-kill"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+}

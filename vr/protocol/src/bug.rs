@@ -1,0 +1,78 @@
+//! Bugs to be found.
+//!
+//! A test that has never failed proves nothing. Each of these is a mistake that was made in a
+//! published protocol, in an implementation of it, or nearly here. The swarm plants one after the
+//! other and must find them all.
+
+/// Declares the bugs with the name of each.
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// A deliberate bug, planted to prove that tests find it; never set outside tests.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Bug {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// What it does, in a few words.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+bugs! {
+    /// What f replicas hold, instead of f+1, is committed.
+    QuorumOfOneLess = "a quorum is one less",
+    /// A DoViewChange tells the view of the last entry as its last normal view.
+    LogViewIsLastEntrysView = "the last entry's view counts as last normal view",
+    /// The commit-number becomes what was heard, even if that is lower.
+    CommitSetToHeard = "the commit-number is set to what is heard",
+    /// A view starts with the worst log that was brought, not with the best.
+    StalestLogChosen = "the stalest log is chosen",
+    /// Who hears of a newer view cuts its log down to the commit-number at once, as in the paper.
+    TruncateAtGetState = "the log is cut before the new one is there",
+    /// A StartView for the view in which a replica is normal is taken.
+    StartViewWhileNormal = "a StartView is taken while normal in its view",
+    /// A PrepareOk that comes twice counts for two replicas.
+    AckCountedWithoutId = "a PrepareOk counts twice",
+    /// Who was restarted and hears a member takes itself for one.
+    RecoveringVotes = "a restarted replica takes part",
+    /// A NewState is used, although it answers an old question, of an old view.
+    NonceIgnored = "a stale NewState is used",
+    /// What was accepted counts as seen even when a view change has cut it off.
+    TableUpdatedOnAccept = "requests that were cut off count as seen",
+    /// What is left of an old log above a shorter new one is kept, and acknowledged.
+    TailAckedUnproven = "a stale tail is kept and acknowledged",
+    /// A PrepareOk is counted, whatever log it acknowledges.
+    AckWithoutChecksum = "a PrepareOk of another log is counted",
+    /// One vote is enough to leave a view, as in the paper.
+    JoinOnOneVote = "one vote ends a view",
+    /// What comes before its predecessor is thrown away.
+    EarlyPreparesForgotten = "early Prepares are forgotten",
+    /// What is lost of the normal case is not sent again, as in the paper.
+    NoResendOfPrepares = "Prepares are not sent again",
+    /// The last normal view rises with the view-number, before the view's log is there.
+    LogViewRaisedOnAdopt = "the last normal view rises without a log",
+    /// A message of a group of these replicas that has died is believed.
+    DeadGroupBelieved = "a dead group is believed",
+    /// Who has given a view up says so once.
+    VoteNotRenewed = "a vote is not renewed between views",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bug_has_its_own_name() {
+        let names: std::collections::BTreeSet<_> = Bug::ALL.iter().map(|bug| bug.name()).collect();
+        assert_eq!(names.len(), Bug::ALL.len());
+    }
+}

@@ -1,0 +1,33 @@
+//! The proof that the swarm finds bugs: each one that is planted must be caught.
+//!
+//! `cargo test -p viewring-protocol --test swarm bugs -- --nocapture` shows how soon, and by what.
+
+use super::number;
+use super::world::World;
+use viewring_protocol::Bug;
+
+/// A bug that so many seeds do not show is not found.
+const SEEDS_MAX: u64 = 2000;
+
+/// The first seed that shows the bug, and how.
+fn hunt(bug: Bug) -> Option<(u64, String)> {
+    (1..=number("SWARM_SEEDS").unwrap_or(SEEDS_MAX)).find_map(|seed| {
+        let caught = std::panic::catch_unwind(|| World::new(seed, Some(bug)).run()).err()?;
+        let text = caught.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| caught.downcast_ref::<&str>().map(|&text| text.into()));
+        let text = text.unwrap_or_default();
+        Some((seed, text.lines().next().unwrap_or_default().into()))
+    })
+}
+
+#[test]
+fn bugs_are_found() {
+    let mut missed = Vec::new();
+    for &bug in Bug::ALL {
+        match hunt(bug) {
+            Some((seed, how)) => println!("{:<50} {seed:>5}  {how:.80}", bug.name()),
+            None => missed.push(bug),
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}

@@ -1,0 +1,76 @@
+//! When each timeout expires, and what restarts it.
+
+use viewring_protocol::{Effects, Progress, Replica, Role};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timeout {
+    ResendPrepares,
+    Heartbeat,
+    Abdicate,
+    SuspectPrimary,
+    ResendViewChange,
+    GiveUpView,
+    ResendGetState,
+    ExpireVotes,
+    Announce,
+}
+
+/// A backup waits so long for its primary.
+pub(crate) const SILENCE: u64 = 40;
+/// A view that has not started is given up after so long.
+pub(crate) const GIVE_UP: u64 = 100;
+
+pub(crate) const TIMEOUTS: [(Timeout, u64); 9] = [
+    (Timeout::ResendPrepares, 12),
+    (Timeout::Heartbeat, 8),
+    (Timeout::Abdicate, 60),
+    (Timeout::SuspectPrimary, SILENCE),
+    (Timeout::ResendViewChange, 15),
+    (Timeout::GiveUpView, GIVE_UP),
+    (Timeout::ResendGetState, 12),
+    (Timeout::ExpireVotes, 120),
+    (Timeout::Announce, 10),
+];
+
+pub(crate) fn applies(timeout: Timeout, role: Role) -> bool {
+    match timeout {
+        Timeout::ResendPrepares | Timeout::Heartbeat | Timeout::Abdicate => role == Role::Primary,
+        Timeout::SuspectPrimary => role == Role::Backup,
+        Timeout::ResendViewChange => role == Role::ViewChange,
+        Timeout::GiveUpView => matches!(role, Role::ViewChange | Role::CatchingUp),
+        Timeout::ResendGetState => matches!(role, Role::Backup | Role::CatchingUp),
+        Timeout::ExpireVotes => role != Role::Recovering,
+        Timeout::Announce => role == Role::Recovering,
+    }
+}
+
+/// What restarts a timeout.
+pub(crate) fn restarts(timeout: Timeout) -> Progress {
+    Progress::ROLE_CHANGED
+        | match timeout {
+            Timeout::ResendPrepares => Progress::COMMITTED,
+            Timeout::Heartbeat => Progress::PREPARED,
+            Timeout::Abdicate => Progress::HEARD_QUORUM,
+            Timeout::SuspectPrimary => Progress::HEARD_PRIMARY,
+            Timeout::GiveUpView => Progress::TRANSFERRED,
+            Timeout::ResendGetState => Progress::TRANSFERRED,
+            Timeout::ResendViewChange | Timeout::ExpireVotes | Timeout::Announce => Progress::NONE,
+        }
+}
+
+pub(crate) fn expire(replica: &mut Replica, timeout: Timeout, effects: &mut Effects) -> Progress {
+    match timeout {
+        Timeout::ResendPrepares => replica.resend_prepares(effects),
+        Timeout::Heartbeat => replica.heartbeat(effects),
+        Timeout::Abdicate => replica.abdicate(effects),
+        Timeout::SuspectPrimary => replica.suspect_primary(effects),
+        Timeout::ResendViewChange => replica.resend_view_change(effects),
+        Timeout::GiveUpView => replica.give_up_view(effects),
+        Timeout::ResendGetState => replica.resend_get_state(effects),
+        Timeout::ExpireVotes => {
+            replica.expire_votes();
+            Progress::NONE
+        }
+        Timeout::Announce => replica.announce(effects),
+    }
+}

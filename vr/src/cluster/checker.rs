@@ -1,0 +1,366 @@
+//! What must hold of a group, watched from outside the replicas.
+//!
+//! The checker sees each replica after each of its turns, and every execution, and remembers: what
+//! was ever held, committed, executed. It compares with that memory, never with a replica: a
+//! replica may be wrong. A violation panics, which the world reports with its seed.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+
+use viewring_protocol::{
+    Checksum, ClientId, Entry, OpNumber, Replica, ReplicaId, RequestNumber, Role, View,
+};
+
+use super::sometimes::{Mark, Marks};
+
+/// The memory.
+#[derive(Debug)]
+pub struct Checker {
+    quorum: usize,
+    /// What was first seen to be committed, from op-number 1, and in the log of which view.
+    committed: Vec<(Checksum, View)>,
+    /// A hash of the result of each operation, by op-number.
+    results: BTreeMap<OpNumber, u64>,
+    /// At which op-number a request was executed.
+    executed: BTreeMap<(ClientId, RequestNumber), OpNumber>,
+    /// Which replicas have ever held an entry, as bits.
+    held: BTreeMap<(OpNumber, Checksum), u8>,
+    /// The log of each view, as far as anyone has had it.
+    logs: BTreeMap<View, BTreeMap<OpNumber, Checksum>>,
+    primaries: BTreeMap<View, ReplicaId>,
+    replicas: Vec<Seen>,
+    /// What has occurred that ought to occur now and then.
+    pub marks: Marks,
+}
+
+/// A replica as it was after its last turn.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    role: Role,
+    view: View,
+    log_view: View,
+    op: OpNumber,
+    commit: OpNumber,
+    executed: OpNumber,
+}
+
+impl Seen {
+    const NOTHING: Self = Self {
+        role: Role::Recovering,
+        view: View::ZERO,
+        log_view: View::ZERO,
+        op: OpNumber::ZERO,
+        commit: OpNumber::ZERO,
+        executed: OpNumber::ZERO,
+    };
+
+    fn of(replica: &Replica) -> Self {
+        Self {
+            role: replica.role(),
+            view: replica.view(),
+            log_view: replica.log_view(),
+            op: replica.op(),
+            commit: replica.commit(),
+            executed: replica.executed(),
+        }
+    }
+}
+
+impl Checker {
+    /// Knows nothing yet of a group of so many replicas.
+    pub fn new(replicas: u8) -> Self {
+        Self {
+            quorum: usize::from(replicas / 2 + 1),
+            committed: Vec::new(),
+            results: BTreeMap::new(),
+            executed: BTreeMap::new(),
+            held: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            primaries: BTreeMap::new(),
+            replicas: vec![Seen::NOTHING; usize::from(replicas)],
+            marks: Marks::default(),
+        }
+    }
+
+    /// A new life of a replica begins, with nothing.
+    pub fn restarted(&mut self, id: ReplicaId) {
+        self.replicas[usize::from(id.0)] = Seen::NOTHING;
+    }
+
+    /// A replica's turn has ended.
+    ///
+    /// # Panics
+    /// When something does not hold.
+    pub fn turned(&mut self, replica: &Replica) {
+        let before = self.replicas[usize::from(replica.id().0)];
+        let now = Seen::of(replica);
+        self.check_monotone(replica.id(), before, now);
+        self.check_log(replica, before, now);
+        self.check_commits(replica, before, now);
+        if now.role == Role::Primary {
+            self.check_primary(replica, before);
+        }
+        self.mark(replica, before, now);
+        self.replicas[usize::from(replica.id().0)] = now;
+    }
+
+    /// What only rises, rises.
+    fn check_monotone(&self, id: ReplicaId, before: Seen, now: Seen) {
+        assert!(
+            now.view >= before.view,
+            "{id:?}: the view fell: {before:?}, {now:?}"
+        );
+        assert!(
+            now.log_view >= before.log_view,
+            "{id:?}: the log view fell: {before:?}, {now:?}"
+        );
+        assert!(
+            now.commit >= before.commit,
+            "{id:?}: the commit-number fell: {before:?}, {now:?}"
+        );
+        assert!(
+            now.executed >= before.executed,
+            "{id:?}: execution went back: {before:?}, {now:?}"
+        );
+        assert!(
+            now.executed <= now.commit && now.commit <= now.op,
+            "{id:?}: {now:?}"
+        );
+        assert!(now.log_view <= now.view, "{id:?}: {now:?}");
+    }
+
+    /// Any two fragments of the log of one view agree.
+    fn check_log(&mut self, replica: &Replica, before: Seen, now: Seen) {
+        // Within a view a log only grows; a log of a new view may differ from the old one above
+        // what was committed.
+        let same_log = now.log_view == before.log_view;
+        assert!(
+            !same_log || now.op >= before.op,
+            "{:?}: a log shrank in its view",
+            replica.id()
+        );
+        let first = if same_log { before.op } else { before.commit };
+        let log = self.logs.entry(now.log_view).or_default();
+        for number in first.0 + 1..=now.op.0 {
+            let op = OpNumber(number);
+            let checksum = checksum_at(replica, op);
+            let known = *log.entry(op).or_insert(checksum);
+            assert_eq!(
+                known,
+                checksum,
+                "two logs of view {:?} differ at {op:?}; here: {:?}",
+                now.log_view,
+                replica.id()
+            );
+            *self.held.entry((op, checksum)).or_default() |= 1 << replica.id().0;
+        }
+    }
+
+    /// What is committed is committed everywhere, for ever, and a quorum has had it.
+    fn check_commits(&mut self, replica: &Replica, before: Seen, now: Seen) {
+        for number in before.commit.0 + 1..=now.commit.0 {
+            let op = OpNumber(number);
+            let checksum = checksum_at(replica, op);
+            if let Some(&(known, _)) = self.committed.get(number as usize - 1) {
+                assert_eq!(
+                    known,
+                    checksum,
+                    "{:?} committed another entry at {op:?}",
+                    replica.id()
+                );
+                continue;
+            }
+            let holders = self
+                .held
+                .get(&(op, checksum))
+                .copied()
+                .unwrap_or(0)
+                .count_ones();
+            assert!(
+                holders as usize >= self.quorum,
+                "{:?} committed {op:?}, which only {holders} replicas have ever had",
+                replica.id()
+            );
+            self.committed.push((checksum, now.log_view));
+        }
+    }
+
+    /// One primary a view, and its log holds everything that was committed in earlier ones.
+    fn check_primary(&mut self, replica: &Replica, before: Seen) {
+        let view = replica.view();
+        match self.primaries.entry(view) {
+            btree_map::Entry::Occupied(known) => {
+                assert_eq!(*known.get(), replica.id(), "two primaries in {view:?}");
+            }
+            btree_map::Entry::Vacant(vacant) => {
+                vacant.insert(replica.id());
+                // A primary may be late, and its view overtaken: what was committed in later views
+                // need not be there. Entries are chained: if one is there, so are those before it.
+                let earlier = |&(_, in_view): &(Checksum, View)| in_view < view;
+                if let Some(index) = self.committed.iter().rposition(earlier) {
+                    let (checksum, last) = (self.committed[index].0, OpNumber(index as u64 + 1));
+                    let held = replica.entry(last).map(Entry::checksum);
+                    assert_eq!(
+                        held,
+                        Some(checksum),
+                        "{view:?} began without committed {last:?}"
+                    );
+                }
+                self.mark_new_view(replica, before);
+            }
+        }
+    }
+
+    /// An operation was executed.
+    ///
+    /// # Panics
+    /// When it was executed before elsewhere in the order, or with another result.
+    pub fn applied(&mut self, replica: &Replica, entry: &Entry, result: &[u8]) {
+        let (id, op) = (replica.id(), entry.op());
+        let hash = hash_of(result);
+        let known = *self.results.entry(op).or_insert(hash);
+        assert_eq!(known, hash, "{id:?} executed {op:?} with another result");
+        let request = (entry.client(), entry.number());
+        let known = *self.executed.entry(request).or_insert(op);
+        assert_eq!(known, op, "{id:?} executed {request:?} a second time");
+    }
+
+    /// A client was told this result.
+    ///
+    /// # Panics
+    /// When no replica has executed the request with this result.
+    pub fn acknowledged(&mut self, client: u64, number: u64, result: &[u8]) {
+        let request = (ClientId(client), RequestNumber(number));
+        let op = self.executed.get(&request);
+        let op = op.unwrap_or_else(|| panic!("{request:?} was answered and never executed"));
+        assert!(
+            op.0 as usize <= self.committed.len(),
+            "{request:?} was answered uncommitted"
+        );
+        assert_eq!(
+            self.results.get(op),
+            Some(&hash_of(result)),
+            "{request:?}: another result"
+        );
+    }
+
+    /// Whether somebody has executed a request.
+    pub fn was_executed(&self, client: u64, number: u64) -> bool {
+        self.executed
+            .contains_key(&(ClientId(client), RequestNumber(number)))
+    }
+
+    /// How many operations are committed.
+    pub fn commits(&self) -> u64 {
+        self.committed.len() as u64
+    }
+
+    /// The highest view that had a primary.
+    pub fn view(&self) -> u64 {
+        self.primaries
+            .last_key_value()
+            .map_or(0, |(view, _)| view.0)
+    }
+
+    /// How many view changes there were.
+    pub fn view_changes(&self) -> u64 {
+        self.primaries.len().saturating_sub(1) as u64
+    }
+
+    /// The primary of the latest view, as far as it has begun.
+    pub fn primary(&self) -> Option<ReplicaId> {
+        self.primaries.last_key_value().map(|(_, id)| *id)
+    }
+
+    /// Whether these replicas are normal in one view and have executed everything committed.
+    pub fn have_converged(&self, replicas: impl Iterator<Item = ReplicaId>) -> bool {
+        let commits = OpNumber(self.commits());
+        let mut view = None;
+        replicas
+            .map(|id| self.replicas[usize::from(id.0)])
+            .all(|seen| {
+                let normal = matches!(seen.role, Role::Primary | Role::Backup);
+                normal && seen.executed == commits && *view.get_or_insert(seen.view) == seen.view
+            })
+    }
+
+    /// Whether these replicas are members of the group.
+    pub fn are_members(&self, mut replicas: impl Iterator<Item = ReplicaId>) -> bool {
+        replicas.all(|id| self.replicas[usize::from(id.0)].role != Role::Recovering)
+    }
+
+    /// Each replica's state in a line, for a report.
+    pub fn table(&self) -> String {
+        let line = |(id, seen): (usize, &Seen)| {
+            format!(
+                "replica {id}  {:<10}  view {:>3}  log view {:>3}  op {:>5}  commit {:>5}\n",
+                format!("{:?}", seen.role),
+                seen.view.0,
+                seen.log_view.0,
+                seen.op.0,
+                seen.commit.0
+            )
+        };
+        self.replicas.iter().enumerate().map(line).collect()
+    }
+
+    fn mark_new_view(&mut self, replica: &Replica, before: Seen) {
+        if replica.view() == View::ZERO {
+            return;
+        }
+        self.marks.hit(Mark::ViewChange);
+        if replica.op().0 > self.commits() {
+            self.marks.hit(Mark::UncommittedTailKept);
+        }
+        let older = |seen: &Seen| seen.log_view < before.log_view && seen.op > before.commit;
+        if self.replicas.iter().any(older) {
+            self.marks.hit(Mark::OlderLogViewLost);
+        }
+    }
+
+    fn mark(&mut self, replica: &Replica, before: Seen, now: Seen) {
+        if now.log_view > before.log_view && self.has_lost_a_tail(replica, before) {
+            self.marks.hit(Mark::UncommittedTailCut);
+        }
+        if before.role == Role::CatchingUp && now.role == Role::Backup {
+            self.marks.hit(Mark::CaughtUpIntoNewerView);
+        }
+        if now.role == Role::CatchingUp && replica.primary() == replica.id() {
+            self.marks.hit(Mark::NewPrimaryLagged);
+        }
+        if replica.is_abdicating() {
+            self.marks.hit(Mark::Abdication);
+        }
+        let views_skipped = now.view.0 > before.view.0 + 1;
+        if views_skipped {
+            self.marks.hit(Mark::ViewSkipped);
+        }
+    }
+
+    /// Whether an entry that the replica had in its old log is not in its new one.
+    fn has_lost_a_tail(&self, replica: &Replica, before: Seen) -> bool {
+        let Some(old) = self.logs.get(&before.log_view) else {
+            return false;
+        };
+        let range = OpNumber(before.commit.0 + 1)..=before.op;
+        if range.is_empty() {
+            return false;
+        }
+        old.range(range)
+            .any(|(&op, &checksum)| replica.entry(op).map(Entry::checksum) != Some(checksum))
+    }
+}
+
+fn checksum_at(replica: &Replica, op: OpNumber) -> Checksum {
+    let entry = replica.entry(op);
+    entry
+        .unwrap_or_else(|| panic!("{:?} lacks its own {op:?}", replica.id()))
+        .checksum()
+}
+
+/// FNV-1a: results are compared by it, among friends.
+fn hash_of(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

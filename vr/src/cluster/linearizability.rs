@@ -1,0 +1,392 @@
+//! Are these answers possible for one copy of the data, used by one client at a time?
+//!
+//! Wing and Gong's search in the form that Lowe gave it (2017): try to put the operations in an
+//! order that respects real time and in which each answer is the right one; remember pairs of
+//! (operations placed, state) that led nowhere. Keys are independent, so each is searched alone
+//! (Herlihy and Wing 1990: linearizability is local).
+//!
+//! An operation whose answer never came may have taken effect at any time after its call, or
+//! never.
+
+use std::collections::BTreeSet;
+
+/// A register: what one key of the store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Writes a value, or none.
+    Write(Value),
+    /// Reads, and the answer was this.
+    Read(Value),
+    /// Replaces the value if it was `expected`; whether it did, if the answer came.
+    CompareAndSwap {
+        /// The value that it asked for.
+        expected: Value,
+        /// The value that it puts.
+        new: Value,
+        /// Whether the answer said that it was swapped. None: no answer.
+        swapped: Option<bool>,
+    },
+}
+
+/// A value by number; none for a missing key.
+pub type Value = Option<u64>;
+
+/// One operation on one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// When it was called.
+    pub called: u64,
+    /// When its answer came. None: never.
+    pub returned: Option<u64>,
+    /// What it did.
+    pub act: Act,
+}
+
+impl Act {
+    /// The state after it, if it can happen in `state` with its answer.
+    fn apply(self, state: Value) -> Option<Value> {
+        match self {
+            Self::Write(value) => Some(value),
+            Self::Read(value) => (value == state).then_some(state),
+            Self::CompareAndSwap {
+                expected,
+                new,
+                swapped,
+            } => {
+                let swaps = expected == state;
+                let possible = swapped.is_none_or(|swapped| swapped == swaps);
+                possible.then_some(if swaps { new } else { state })
+            }
+        }
+    }
+}
+
+/// Whether `operations` on one key, missing at first, are linearizable. A read without an answer
+/// must not be given: it says nothing.
+///
+/// # Panics
+/// When an answer came before its call.
+pub fn is_linearizable(operations: &[Operation]) -> bool {
+    for operation in operations {
+        assert!(
+            operation
+                .returned
+                .is_none_or(|returned| returned >= operation.called)
+        );
+    }
+    Search::new(operations).run()
+}
+
+struct Search<'a> {
+    operations: &'a [Operation],
+    /// Calls and returns in the order of time; a doubly linked list that the search takes apart
+    /// and puts together again.
+    events: Vec<Event>,
+    next: Vec<usize>,
+    prev: Vec<usize>,
+    placed: Vec<u64>,
+    seen: BTreeSet<(Vec<u64>, Value)>,
+    /// Operations whose answer came and that are not placed.
+    answered_left: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Event {
+    operation: usize,
+    is_call: bool,
+}
+
+const HEAD: usize = 0;
+
+impl<'a> Search<'a> {
+    fn new(operations: &'a [Operation]) -> Self {
+        // At the same moment calls come first: then the two overlap, which forbids less.
+        let mut order: Vec<(u64, bool, usize)> = Vec::new();
+        for (index, operation) in operations.iter().enumerate() {
+            order.push((operation.called, false, index));
+            order.push((operation.returned.unwrap_or(u64::MAX), true, index));
+        }
+        order.sort_unstable();
+        let head = Event {
+            operation: usize::MAX,
+            is_call: false,
+        };
+        let mut events = vec![head];
+        events.extend(order.iter().map(|&(_, is_return, operation)| Event {
+            operation,
+            is_call: !is_return,
+        }));
+        let count = events.len();
+        Self {
+            operations,
+            events,
+            next: (1..=count).collect(),
+            prev: (0..count).map(|index| index.saturating_sub(1)).collect(),
+            placed: vec![0; operations.len().div_ceil(64)],
+            seen: BTreeSet::new(),
+            answered_left: operations.iter().filter(|o| o.returned.is_some()).count(),
+        }
+    }
+
+    fn run(&mut self) -> bool {
+        let mut state: Value = None;
+        // What was placed, and the state before it.
+        let mut stack: Vec<(usize, Value)> = Vec::new();
+        let mut at = self.next[HEAD];
+        while self.answered_left > 0 {
+            let event = self.events[at];
+            if event.is_call {
+                let after = self.operations[event.operation].act.apply(state);
+                if let Some(after) = after
+                    && self.is_new(event.operation, after)
+                {
+                    stack.push((at, state));
+                    state = after;
+                    self.place(at);
+                    at = self.next[HEAD];
+                } else {
+                    at = self.next[at];
+                }
+                continue;
+            }
+            // A return whose operation is not placed: nothing further may go before it.
+            let Some((last, before)) = stack.pop() else {
+                return false;
+            };
+            state = before;
+            self.unplace(last);
+            at = self.next[last];
+        }
+        true
+    }
+
+    /// Whether placing `operation` with this result leads to something not tried yet.
+    fn is_new(&mut self, operation: usize, after: Value) -> bool {
+        let mut placed = self.placed.clone();
+        placed[operation / 64] |= 1 << (operation % 64);
+        self.seen.insert((placed, after))
+    }
+
+    fn place(&mut self, call: usize) {
+        let operation = self.events[call].operation;
+        self.placed[operation / 64] |= 1 << (operation % 64);
+        self.answered_left -= usize::from(self.operations[operation].returned.is_some());
+        self.unlink(call);
+        let returned = self.return_of(call);
+        self.unlink(returned);
+    }
+
+    fn unplace(&mut self, call: usize) {
+        let operation = self.events[call].operation;
+        self.placed[operation / 64] &= !(1 << (operation % 64));
+        self.answered_left += usize::from(self.operations[operation].returned.is_some());
+        let returned = self.return_of(call);
+        self.relink(returned);
+        self.relink(call);
+    }
+
+    fn return_of(&self, call: usize) -> usize {
+        let operation = self.events[call].operation;
+        let behind = self.events[call..].iter();
+        let offset = behind
+            .enumerate()
+            .position(|(offset, event)| offset > 0 && event.operation == operation);
+        call + offset.expect("every call has a return")
+    }
+
+    fn unlink(&mut self, event: usize) {
+        let (prev, next) = (self.prev[event], self.next[event]);
+        self.next[prev] = next;
+        if let Some(slot) = self.prev.get_mut(next) {
+            *slot = prev;
+        }
+    }
+
+    fn relink(&mut self, event: usize) {
+        let (prev, next) = (self.prev[event], self.next[event]);
+        self.next[prev] = event;
+        if let Some(slot) = self.prev.get_mut(next) {
+            *slot = event;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn write(called: u64, returned: impl Into<Option<u64>>, value: u64) -> Operation {
+        Operation {
+            called,
+            returned: returned.into(),
+            act: Act::Write(Some(value)),
+        }
+    }
+
+    fn read(called: u64, returned: u64, value: Value) -> Operation {
+        Operation {
+            called,
+            returned: Some(returned),
+            act: Act::Read(value),
+        }
+    }
+
+    fn cas(called: u64, returned: Option<u64>, act: (u64, u64), swapped: bool) -> Operation {
+        let (expected, new) = act;
+        let swapped = returned.is_some().then_some(swapped);
+        let act = Act::CompareAndSwap {
+            expected: Some(expected),
+            new: Some(new),
+            swapped,
+        };
+        Operation {
+            called,
+            returned,
+            act,
+        }
+    }
+
+    #[test]
+    fn what_one_client_does_is_linearizable() {
+        assert!(is_linearizable(&[]));
+        assert!(is_linearizable(&[
+            read(0, 1, None),
+            write(2, 3, 7),
+            read(4, 5, Some(7))
+        ]));
+    }
+
+    #[test]
+    fn a_stale_read_is_not() {
+        assert!(!is_linearizable(&[write(0, 1, 7), read(2, 3, None)]));
+        assert!(!is_linearizable(&[
+            write(0, 1, 7),
+            write(2, 3, 8),
+            read(4, 5, Some(7))
+        ]));
+    }
+
+    #[test]
+    fn a_read_that_overlaps_a_write_may_see_it_or_not_but_not_go_back() {
+        assert!(is_linearizable(&[
+            write(0, 9, 7),
+            read(1, 2, None),
+            read(3, 4, Some(7))
+        ]));
+        assert!(!is_linearizable(&[
+            write(0, 9, 7),
+            read(1, 2, Some(7)),
+            read(3, 4, None)
+        ]));
+    }
+
+    #[test]
+    fn an_unanswered_write_may_take_effect_late_or_never() {
+        assert!(is_linearizable(&[
+            write(0, None, 7),
+            read(1, 2, None),
+            read(8, 9, Some(7))
+        ]));
+        assert!(is_linearizable(&[
+            write(0, None, 7),
+            read(1, 2, None),
+            read(8, 9, None)
+        ]));
+        let comes_and_goes = [
+            write(0, None, 7),
+            read(1, 2, None),
+            read(3, 4, Some(7)),
+            read(5, 6, None),
+        ];
+        assert!(!is_linearizable(&comes_and_goes));
+    }
+
+    #[test]
+    fn a_swap_happens_once() {
+        let lost = [
+            write(0, 1, 1),
+            cas(2, Some(3), (1, 2), true),
+            cas(4, Some(5), (1, 3), true),
+        ];
+        assert!(!is_linearizable(&lost));
+        let unanswered = [
+            write(0, 1, 1),
+            cas(2, None, (1, 2), true),
+            cas(3, Some(4), (2, 3), true),
+        ];
+        assert!(is_linearizable(&unanswered));
+    }
+
+    /// Tries every order.
+    fn by_force(left: &mut Vec<Operation>, state: Value) -> bool {
+        if left.iter().all(|operation| operation.returned.is_none()) {
+            return true;
+        }
+        let first_return = left
+            .iter()
+            .map(|o| o.returned.unwrap_or(u64::MAX))
+            .min()
+            .unwrap_or(u64::MAX);
+        for index in 0..left.len() {
+            let operation = left[index];
+            if operation.called > first_return {
+                continue;
+            }
+            if let Some(after) = operation.act.apply(state) {
+                left.remove(index);
+                let possible = by_force(left, after);
+                left.insert(index, operation);
+                if possible {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn operation() -> impl Strategy<Value = Operation> {
+        let value = prop::option::of(0..3u64);
+        let act = prop_oneof![
+            value.clone().prop_map(Act::Write),
+            value.clone().prop_map(Act::Read),
+            (value.clone(), value, any::<bool>()).prop_map(|(expected, new, swapped)| {
+                Act::CompareAndSwap {
+                    expected,
+                    new,
+                    swapped: Some(swapped),
+                }
+            }),
+        ];
+        (0..20u64, 1..8u64, any::<u8>(), act).prop_map(|(called, took, lost, act)| {
+            let is_read = matches!(act, Act::Read(_));
+            let returned = (is_read || lost > 50).then_some(called + took);
+            let act = match act {
+                Act::CompareAndSwap { expected, new, .. } if returned.is_none() => {
+                    Act::CompareAndSwap {
+                        expected,
+                        new,
+                        swapped: None,
+                    }
+                }
+                act => act,
+            };
+            Operation {
+                called,
+                returned,
+                act,
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_search_agrees_with_brute_force(
+            operations in prop::collection::vec(operation(), 0..7)
+        ) {
+            let expected = by_force(&mut operations.clone(), None);
+            prop_assert_eq!(is_linearizable(&operations), expected);
+        }
+    }
+}

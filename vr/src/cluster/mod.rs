@@ -1,0 +1,298 @@
+//! A group in a simulated world: test your own state machine, and let us test ours.
+//!
+//! A [`Cluster`] is replicas and clients, each on a node of one
+//! [`World`](viewring_runtime::sim::World), the very code that runs on io_uring. A [`Checker`]
+//! watches from outside and panics when something does not hold that must. [`run_seed`] is a whole
+//! run: a group, clients with a mixed workload, faults drawn from the seed, then a healed network
+//! in which every call must be answered within a bound of virtual time.
+//!
+//! ```
+//! use std::time::Duration;
+//! use viewring::Null;
+//! use viewring::cluster::{Cluster, ClusterConfig};
+//!
+//! let mut cluster = Cluster::new(7, ClusterConfig::new(3), || Null);
+//! cluster.form();
+//! let client = cluster.start_client(|client| async move {
+//!     let mut session = client.session().await.expect("registered");
+//!     session.call(b"anything").await.expect("answered");
+//! });
+//! let primary = cluster.primary().expect("there is one");
+//! cluster.crash(primary);
+//! let done = cluster.world.run_until(|world| !world.is_up(client), Duration::from_secs(5));
+//! assert!(done.is_ok(), "the group goes on without its primary");
+//! ```
+
+mod checker;
+mod faults;
+mod history;
+mod linearizability;
+mod run;
+mod script;
+mod sometimes;
+mod workload;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use viewring_protocol::{Entry, Replica, ReplicaId};
+use viewring_runtime::net::UdpStats;
+use viewring_runtime::sim::{NodeId, World};
+use viewring_transport::{Endpoint, HEADER_LEN, Stats};
+
+pub use self::checker::Checker;
+pub use self::faults::Faults;
+pub use self::history::{History, Pending};
+pub use self::linearizability::{Act, Operation, Value, is_linearizable};
+pub use self::run::{Failure, Report, RunConfig, run_seed, run_seed_twice};
+pub use self::script::{ScriptError, run_script};
+pub use self::sometimes::{Mark, Marks};
+pub use self::workload::{Book, Workload};
+
+use crate::client::{Client, ClientConfig};
+use crate::node::{Node, NodeConfig, Observer, Timeouts};
+use crate::state_machine::StateMachine;
+
+/// How a simulated group is made.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// 1, 3, 5 or 7.
+    pub replicas: u8,
+    /// The replicas' timeouts.
+    pub timeouts: Timeouts,
+    /// How many operations may be in the log and not committed.
+    pub window: u64,
+    /// How long a client waits before it asks everybody.
+    pub retry: Duration,
+    /// How long a client waits before it says "unknown".
+    pub deadline: Duration,
+}
+
+impl ClusterConfig {
+    /// Defaults for so many replicas.
+    pub fn new(replicas: u8) -> Self {
+        Self {
+            replicas,
+            timeouts: Timeouts::default(),
+            window: 1024,
+            retry: Duration::from_millis(100),
+            deadline: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A group in a world of its own.
+pub struct Cluster {
+    /// The world: its network, clocks and nodes. Do to it what you like.
+    pub world: World,
+    config: ClusterConfig,
+    nodes: Vec<NodeId>,
+    addresses: Vec<SocketAddr>,
+    checker: Rc<RefCell<Checker>>,
+    start: Rc<dyn Fn(&mut World, NodeId, NodeConfig, Watch)>,
+}
+
+/// The name of every simulated group.
+const CLUSTER: u64 = 1;
+/// The port of every simulated replica.
+const PORT: u16 = 7000;
+
+impl Cluster {
+    /// A group whose replicas begin to look for each other when the world runs. `make` makes the
+    /// state machine of each.
+    ///
+    /// # Panics
+    /// When the configuration makes no group.
+    pub fn new<S, F>(seed: u64, config: ClusterConfig, make: F) -> Self
+    where
+        S: StateMachine + 'static,
+        F: Fn() -> S + 'static,
+    {
+        let mut world = World::new(seed);
+        let nodes: Vec<NodeId> = (0..config.replicas).map(|_| world.add_node()).collect();
+        let addresses = nodes
+            .iter()
+            .map(|&node| world.socket_addr(node, PORT))
+            .collect();
+        let checker = Rc::new(RefCell::new(Checker::new(config.replicas)));
+        let make = Rc::new(make);
+        let start = move |world: &mut World, node: NodeId, config: NodeConfig, watch: Watch| {
+            let make = Rc::clone(&make);
+            world.start(node, move || async move {
+                let bound = Node::bind(config, make()).await;
+                let mut node = bound.expect("a simulated port is free");
+                node.observe(watch);
+                let Err(error) = node.run().await;
+                panic!("a replica's socket has failed: {error}");
+            });
+        };
+        let mut cluster = Self {
+            world,
+            config,
+            nodes,
+            addresses,
+            checker,
+            start: Rc::new(start),
+        };
+        for id in cluster.replica_ids() {
+            cluster.start_replica(id);
+        }
+        cluster
+    }
+
+    /// Runs until every replica is a member of the group.
+    ///
+    /// # Panics
+    /// When that takes more than ten seconds of virtual time.
+    pub fn form(&mut self) {
+        let checker = Rc::clone(&self.checker);
+        let ids: Vec<ReplicaId> = self.replica_ids().collect();
+        let formed = self.world.run_until(
+            |_| checker.borrow().are_members(ids.iter().copied()),
+            Duration::from_secs(10),
+        );
+        assert!(
+            formed.is_ok(),
+            "the group has not formed:\n{}",
+            checker.borrow().table()
+        );
+    }
+
+    fn start_replica(&mut self, id: ReplicaId) {
+        let config = NodeConfig {
+            timeouts: self.config.timeouts,
+            window: self.config.window,
+            ..NodeConfig::new(CLUSTER, id, self.addresses.clone())
+        };
+        let watch = Watch {
+            checker: Rc::clone(&self.checker),
+            socket: UdpStats::default(),
+            frames: Stats::default(),
+        };
+        let start = Rc::clone(&self.start);
+        start(
+            &mut self.world,
+            self.nodes[usize::from(id.0)],
+            config,
+            watch,
+        );
+    }
+
+    /// Starts a node that runs `program` with a client of the group.
+    pub fn start_client<P, F>(&mut self, program: P) -> NodeId
+    where
+        P: FnOnce(Client) -> F + 'static,
+        F: Future<Output = ()> + 'static,
+    {
+        let node = self.world.add_node();
+        let config = ClientConfig {
+            retry: self.config.retry,
+            deadline: self.config.deadline,
+            ..ClientConfig::new(CLUSTER, self.addresses.clone())
+        };
+        self.world.start(node, move || async move {
+            let client = Client::new(config).expect("a simulated port is free");
+            program(client).await;
+        });
+        node
+    }
+
+    /// Stops a replica, with all that it remembers.
+    pub fn crash(&mut self, id: ReplicaId) {
+        self.world.crash(self.node(id));
+    }
+
+    /// Starts a replica that was stopped. It remembers nothing.
+    pub fn restart(&mut self, id: ReplicaId) {
+        self.checker.borrow_mut().restarted(id);
+        self.checker
+            .borrow_mut()
+            .marks
+            .hit(Mark::RestartedReplicaWaits);
+        self.start_replica(id);
+    }
+
+    /// The replica's node in the world.
+    pub fn node(&self, id: ReplicaId) -> NodeId {
+        self.nodes[usize::from(id.0)]
+    }
+
+    /// All replicas.
+    pub fn replica_ids(&self) -> impl Iterator<Item = ReplicaId> + use<> {
+        (0..self.config.replicas).map(ReplicaId)
+    }
+
+    /// How many replicas there are.
+    pub fn replicas(&self) -> u8 {
+        self.config.replicas
+    }
+
+    /// The primary of the latest view that has begun.
+    pub fn primary(&self) -> Option<ReplicaId> {
+        self.checker.borrow().primary()
+    }
+
+    /// The one who watches.
+    pub fn checker(&self) -> &Rc<RefCell<Checker>> {
+        &self.checker
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("world", &self.world)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reports one life of a replica to the checker.
+struct Watch {
+    checker: Rc<RefCell<Checker>>,
+    socket: UdpStats,
+    frames: Stats,
+}
+
+impl Observer for Watch {
+    fn turned(&mut self, replica: &Replica, endpoint: &Endpoint) {
+        let mut checker = self.checker.borrow_mut();
+        checker.turned(replica);
+        let (socket, frames) = (endpoint.socket().stats(), endpoint.stats());
+        let (old_socket, old) = (self.socket, self.frames);
+        let ended = |s: UdpStats| s.ended_empty + s.ended_overflow + s.ended_error;
+        let marks = &mut checker.marks;
+        marks.add(
+            Mark::ReceiveStarved,
+            socket.ended_no_buffers - old_socket.ended_no_buffers,
+        );
+        marks.add(Mark::ReceiveEnded, ended(socket) - ended(old_socket));
+        marks.add(
+            Mark::FrameGarbled,
+            frames.datagram_checksum - old.datagram_checksum,
+        );
+        marks.add(
+            Mark::MessageReassembled,
+            frames.messages_reassembled - old.messages_reassembled,
+        );
+        marks.add(
+            Mark::FragmentLost,
+            frames.reassembly_expired - old.reassembly_expired,
+        );
+        (self.socket, self.frames) = (socket, frames);
+    }
+
+    fn applied(&mut self, replica: &Replica, entry: &Entry, result: &[u8]) {
+        self.checker.borrow_mut().applied(replica, entry, result);
+    }
+}
+
+/// The kind of the first message in a datagram; see the transport's `WIRE.md`.
+fn first_kind(datagram: &[u8]) -> Option<u8> {
+    const KIND_AT: usize = 7;
+    (datagram.len() >= HEADER_LEN).then(|| datagram[KIND_AT])
+}

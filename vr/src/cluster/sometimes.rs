@@ -1,0 +1,109 @@
+//! What ought to happen now and then: a search that never sees one of these is blind there.
+
+use std::fmt;
+
+macro_rules! marks {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Something that a batch of seeds must have seen at least once.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Mark {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Mark {
+            /// All of them, in order.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// A name for reports.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+marks! {
+    /// A view after the first began.
+    ViewChange = "view change",
+    /// A view began with entries that were not committed.
+    UncommittedTailKept = "uncommitted tail kept",
+    /// A replica's uncommitted entries were replaced by those of a newer view.
+    UncommittedTailCut = "uncommitted tail cut",
+    /// A view began from a log while another, of an older view, was longer than what was committed.
+    OlderLogViewLost = "log of an older view lost",
+    /// A backup fetched the log of a view that it had missed.
+    CaughtUpIntoNewerView = "state transfer into a newer view",
+    /// A new primary had to fetch entries before its view could begin.
+    NewPrimaryLagged = "new primary lagging",
+    /// A primary that no quorum answered stopped leading.
+    Abdication = "primary abdicated",
+    /// A replica joined a view more than one above its own.
+    ViewSkipped = "view skipped",
+    /// A call was asked again that had been executed, and was answered.
+    AnsweredAgain = "duplicate request answered from the table",
+    /// A call's outcome was unknown at its deadline.
+    OutcomeUnknown = "outcome unknown",
+    /// A replica that had lost its memory waited.
+    RestartedReplicaWaits = "restarted replica waits",
+    /// A socket's receive ended for want of buffers and began again.
+    ReceiveStarved = "receive starved and re-armed",
+    /// A socket's receive ended on an empty datagram, an overflow or an error, and began again.
+    ReceiveEnded = "receive ended and re-armed",
+    /// A frame with a wrong checksum was dropped.
+    FrameGarbled = "garbled frame dropped",
+    /// A message was cut up and put together.
+    MessageReassembled = "message reassembled",
+    /// A message of which a fragment was missing was given up.
+    FragmentLost = "fragment lost",
+}
+
+/// How often each has happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    counts: [u64; Mark::ALL.len()],
+}
+
+impl Marks {
+    /// It has happened.
+    pub fn hit(&mut self, mark: Mark) {
+        self.add(mark, 1);
+    }
+
+    /// It has happened so often.
+    pub fn add(&mut self, mark: Mark, times: u64) {
+        self.counts[mark as usize] += times;
+    }
+
+    /// Adds what happened elsewhere.
+    pub fn merge(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+    }
+
+    /// Each with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (Mark, u64)> + '_ {
+        Mark::ALL
+            .iter()
+            .map(|&mark| (mark, self.counts[mark as usize]))
+    }
+
+    /// Those that never happened.
+    pub fn missing(&self) -> Vec<Mark> {
+        self.iter()
+            .filter(|(_, count)| *count == 0)
+            .map(|(mark, _)| mark)
+            .collect()
+    }
+}
+
+impl fmt::Display for Marks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (mark, count) in self.iter() {
+            writeln!(f, "{:<44} {count:>10}", mark.name())?;
+        }
+        Ok(())
+    }
+}

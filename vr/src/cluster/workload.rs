@@ -1,0 +1,209 @@
+//! Clients of a simulated group that read, write and swap a few keys, and write down what they were
+//! told.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use viewring_runtime::sim::Random;
+use viewring_runtime::time::sleep;
+
+use super::checker::Checker;
+use super::history::{History, Pending};
+use super::linearizability::Act;
+use super::sometimes::Mark;
+use crate::client::{CallError, Client, Session};
+use crate::kv::{Operation, Outcome};
+
+/// How the clients of one run behave.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Few keys: many conflicts.
+    pub keys: u8,
+    /// How many calls each client makes before it is told to finish.
+    pub calls: u32,
+    /// How many more it makes then: those that a healed group must answer.
+    pub last_calls: u32,
+    /// The mean pause between two calls.
+    pub pause: Duration,
+    /// Values are padded to this length; a long one does not fit into one datagram.
+    pub value_bytes: usize,
+}
+
+impl Workload {
+    /// A workload as `random` decides.
+    pub fn draw(random: &mut Random) -> Self {
+        let long = random.chance(0.2);
+        Self {
+            keys: random.between(1..=5) as u8,
+            calls: random.between(10..=60) as u32,
+            last_calls: 5,
+            pause: random.any_magnitude(Duration::from_millis(200)),
+            value_bytes: if long {
+                random.between(1_000..=8_000) as usize
+            } else {
+                8
+            },
+        }
+    }
+}
+
+/// What the clients of a run share with the one who watches.
+#[derive(Debug, Default)]
+pub struct Book {
+    /// What was asked and told.
+    pub history: History,
+    /// Clients that are done with their first calls.
+    pub paused: usize,
+    /// The last calls may be made.
+    pub finish: bool,
+    /// Clients that are done.
+    pub finished: usize,
+}
+
+/// One client, from registration to its last call.
+pub(super) struct Caller {
+    pub(super) client: Client,
+    pub(super) workload: Workload,
+    pub(super) random: Random,
+    pub(super) book: Rc<RefCell<Book>>,
+    pub(super) checker: Rc<RefCell<Checker>>,
+}
+
+enum Step {
+    Answered,
+    /// The session is gone; whether its last call was executed is not known.
+    Lost,
+}
+
+impl Caller {
+    pub(super) async fn run(mut self) {
+        let mut session = self.register().await;
+        for _ in 0..self.workload.calls {
+            if self.book.borrow().finish {
+                break;
+            }
+            sleep(self.random.exponential(self.workload.pause)).await;
+            if let Step::Lost = self.step(&mut session).await {
+                session = self.register().await;
+            }
+        }
+        self.book.borrow_mut().paused += 1;
+        while !self.book.borrow().finish {
+            sleep(Duration::from_millis(50)).await;
+        }
+        for _ in 0..self.workload.last_calls {
+            while let Step::Lost = self.step(&mut session).await {
+                session = self.register().await;
+            }
+        }
+        self.book.borrow_mut().finished += 1;
+    }
+
+    async fn register(&mut self) -> Session {
+        loop {
+            // A registration whose outcome is unknown is abandoned: it changes no data.
+            if let Ok(session) = self.client.session().await {
+                return session;
+            }
+        }
+    }
+
+    /// One call, asked again until it is answered.
+    async fn step(&mut self, session: &mut Session) -> Step {
+        let key = self.random.below(u64::from(self.workload.keys)) as u8;
+        let (act, pending) = self.call(key);
+        let operation = encode(key, act, self.workload.value_bytes);
+        let number = session.number();
+        let mut answer = session.call(&operation).await;
+        let mut was_executed = false;
+        while let Err(CallError::Unknown { .. }) = answer {
+            let mut checker = self.checker.borrow_mut();
+            checker.marks.hit(Mark::OutcomeUnknown);
+            was_executed |= checker.was_executed(session.id(), number);
+            drop(checker);
+            answer = session.settle().await;
+        }
+        match answer {
+            Ok(result) => {
+                let mut checker = self.checker.borrow_mut();
+                checker.acknowledged(session.id(), number, &result);
+                if was_executed {
+                    checker.marks.hit(Mark::AnsweredAgain);
+                }
+                drop(checker);
+                self.told(pending, act, &result);
+                Step::Answered
+            }
+            Err(CallError::SessionLost) => Step::Lost,
+            Err(error) => panic!("a call failed: {error}"),
+        }
+    }
+
+    /// Chooses what to do with `key`, and writes down that it was asked.
+    fn call(&mut self, key: u8) -> (Act, Pending) {
+        let mut book = self.book.borrow_mut();
+        let act = match self.random.below(20) {
+            0..8 => Act::Write(Some(book.history.new_value())),
+            8..9 => Act::Write(None),
+            9..16 => Act::Read(None),
+            _ => Act::CompareAndSwap {
+                // Often the value of a moment ago, so that some succeed.
+                expected: Some(book.history.recent_value(&mut self.random)),
+                new: Some(book.history.new_value()),
+                swapped: None,
+            },
+        };
+        (act, book.history.call(key, act))
+    }
+
+    fn told(&self, pending: Pending, act: Act, result: &[u8]) {
+        let history = &mut self.book.borrow_mut().history;
+        match (act, Outcome::decode(result)) {
+            (Act::Write(_), Some(Outcome::Stored | Outcome::Deleted(_))) => history.wrote(pending),
+            (Act::Read(_), Some(Outcome::Value(value))) => {
+                history.read(pending, value.map(number_of));
+            }
+            (Act::CompareAndSwap { .. }, Some(Outcome::Swapped)) => history.swapped(pending, true),
+            (Act::CompareAndSwap { .. }, Some(Outcome::NotSwapped(_))) => {
+                history.swapped(pending, false);
+            }
+            (act, outcome) => panic!("{act:?} was answered with {outcome:?}"),
+        }
+    }
+}
+
+fn encode(key: u8, act: Act, value_bytes: usize) -> Vec<u8> {
+    let bytes_of = |value: u64| {
+        let mut bytes = value.to_le_bytes().to_vec();
+        bytes.resize(value_bytes.max(8), 0);
+        bytes
+    };
+    let key = &[key][..];
+    match act {
+        Act::Write(Some(value)) => Operation::Put {
+            key,
+            value: &bytes_of(value),
+        }
+        .to_bytes(),
+        Act::Write(None) => Operation::Delete { key }.to_bytes(),
+        Act::Read(_) => Operation::Get { key }.to_bytes(),
+        Act::CompareAndSwap { expected, new, .. } => {
+            let (expected, new) = (expected.map(bytes_of), bytes_of(new.unwrap_or(0)));
+            Operation::CompareAndSwap {
+                key,
+                expected: expected.as_deref(),
+                new: &new,
+            }
+            .to_bytes()
+        }
+    }
+}
+
+fn number_of(value: &[u8]) -> u64 {
+    u64::from_le_bytes(
+        *value
+            .first_chunk()
+            .expect("values have at least eight bytes"),
+    )
+}
