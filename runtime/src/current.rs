@@ -6,8 +6,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use async_task::Runnable;
-
+use crate::handle::Runnable;
 use crate::inner::Inner;
 use crate::reactor::Unpark;
 
@@ -37,12 +36,10 @@ pub(crate) fn is_current(id: u64) -> bool {
 }
 
 /// Puts a task on the run queue if its runtime is the current one, and gives it back if not.
-pub(crate) fn push_to_current(id: u64, runnable: Runnable) -> Option<Runnable> {
+pub(crate) fn push_to_current(runnable: Runnable) -> Option<Runnable> {
     let mut runnable = Some(runnable);
     try_with_current(|inner| {
-        if inner.id() == id
-            && let Some(runnable) = runnable.take()
-        {
+        if let Some(runnable) = runnable.take_if(|task| task.metadata().runtime == inner.id()) {
             inner.executor().push(runnable);
         }
     });

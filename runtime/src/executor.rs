@@ -13,11 +13,14 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use async_task::{FallibleTask, Runnable};
+use async_task::{Builder, FallibleTask};
 use pin_project_lite::pin_project;
 use slab::Slab;
+
+use crate::handle::{RemoteTasks, Runnable, schedule};
 
 /// What a panic carried.
 pub(crate) type Panic = Box<dyn Any + Send + 'static>;
@@ -69,12 +72,12 @@ impl Executor {
         }
     }
 
-    /// Makes a task of `future`; `schedule` puts it on the run queue whenever it is woken.
-    pub(crate) fn spawn<F, S>(self: &Rc<Self>, future: F, schedule: S) -> JoinHandle<F::Output>
-    where
-        F: Future + 'static,
-        S: Fn(Runnable) + Send + Sync + 'static,
-    {
+    /// Makes a task of `future` that belongs to the runtime of `remote`.
+    pub(crate) fn spawn<F: Future + 'static>(
+        self: &Rc<Self>,
+        future: F,
+        remote: &Arc<RemoteTasks>,
+    ) -> JoinHandle<F::Output> {
         self.spawned.set(self.spawned.get() + 1);
         let mut tasks = self.tasks.borrow_mut();
         let vacant = tasks.vacant_entry();
@@ -87,7 +90,8 @@ impl Executor {
             future,
             registration,
         };
-        let (runnable, task) = async_task::spawn_local(future, schedule);
+        let builder = Builder::new().metadata(Arc::clone(remote));
+        let (runnable, task) = builder.spawn_local(|_| future, schedule);
         vacant.insert(Entry {
             waker: runnable.waker(),
             detached: false,
@@ -206,7 +210,7 @@ impl<F: Future> Future for TaskFuture<F> {
 #[must_use = "dropping a handle detaches the task; say so with `.detach()`"]
 pub struct JoinHandle<T> {
     /// None once its output was taken.
-    task: Option<FallibleTask<Result<T, Panic>>>,
+    task: Option<FallibleTask<Result<T, Panic>, Arc<RemoteTasks>>>,
     executor: Rc<Executor>,
     key: usize,
 }

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Wake;
 
-use async_task::Runnable;
-
 use crate::current;
 use crate::reactor::Unpark;
 use crate::remote::{Handed, Remote};
@@ -110,24 +108,64 @@ impl RemoteTasks {
             self.unparker.unpark();
         }
     }
+}
 
-    /// Puts a woken task on its runtime's queue. On its own thread that is a push; from another
-    /// one, or while another runtime runs on this thread, it is handed over.
-    pub(crate) fn schedule(&self, runnable: Runnable) {
-        let Some(runnable) = current::push_to_current(self.runtime, runnable) else {
-            return;
-        };
-        if let Some(Item::Task(runnable)) = self.hand_over(Item::Task(runnable)) {
-            // The runtime is gone. Its future must not be dropped on this thread: leak the task.
-            std::mem::forget(runnable);
-        }
+/// A task that is ready. It knows its runtime by its metadata and not by what a closure captured,
+/// so that `async-task` need not guard that closure with a reference while it schedules.
+pub(crate) type Runnable = async_task::Runnable<Arc<RemoteTasks>>;
+
+/// Puts a woken task on its runtime's queue. On its own thread that is a push; from another one, or
+/// while another runtime runs on this thread, it is handed over.
+pub(crate) fn schedule(runnable: Runnable) {
+    if let Some(runnable) = current::push_to_current(runnable) {
+        hand_over_task(runnable);
+    }
+}
+
+#[cold]
+fn hand_over_task(runnable: Runnable) {
+    let remote = Arc::clone(runnable.metadata());
+    if let Some(Item::Task(runnable)) = remote.hand_over(Item::Task(runnable)) {
+        // The runtime is gone. Its future must not be dropped on this thread: leak the task.
+        std::mem::forget(runnable);
     }
 }
 
 /// The waker of the future that `block_on` runs.
 pub(crate) struct RootWake {
-    pub(crate) ready: AtomicBool,
-    pub(crate) remote: Arc<RemoteTasks>,
+    /// Woken by this thread. Only this thread writes it, so it needs no read-modify-write: a future
+    /// that yields pays for none.
+    here: AtomicBool,
+    /// Woken by another thread, or while another runtime ran on this one.
+    elsewhere: AtomicBool,
+    remote: Arc<RemoteTasks>,
+}
+
+impl RootWake {
+    /// Ready from the start.
+    pub(crate) fn new(remote: &Arc<RemoteTasks>) -> Self {
+        Self {
+            here: AtomicBool::new(true),
+            elsewhere: AtomicBool::new(false),
+            remote: Arc::clone(remote),
+        }
+    }
+
+    /// Whether the future was woken since the last [`take`](Self::take).
+    pub(crate) fn is_ready(&self) -> bool {
+        self.here.load(Ordering::Relaxed) || self.elsewhere.load(Ordering::Relaxed)
+    }
+
+    /// Whether the future was woken; from now on it was not. Call it before the poll: what wakes it
+    /// meanwhile is for the next one.
+    pub(crate) fn take(&self) -> bool {
+        let here = self.here.load(Ordering::Relaxed);
+        self.here.store(false, Ordering::Relaxed);
+        // The exchange acquires what the waking thread has written before.
+        let elsewhere =
+            self.elsewhere.load(Ordering::Relaxed) && self.elsewhere.swap(false, Ordering::AcqRel);
+        here || elsewhere
+    }
 }
 
 impl Wake for RootWake {
@@ -136,8 +174,10 @@ impl Wake for RootWake {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.ready.store(true, Ordering::Release);
-        if !current::is_current(self.remote.runtime) {
+        if current::is_current(self.remote.runtime) {
+            self.here.store(true, Ordering::Relaxed);
+        } else {
+            self.elsewhere.store(true, Ordering::Release);
             self.remote.notify();
         }
     }

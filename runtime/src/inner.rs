@@ -98,9 +98,7 @@ impl Inner {
     }
 
     pub(crate) fn spawn<F: Future + 'static>(&self, future: F) -> JoinHandle<F::Output> {
-        let remote = Arc::clone(&self.remote);
-        self.executor
-            .spawn(future, move |runnable| remote.schedule(runnable))
+        self.executor.spawn(future, &self.remote)
     }
 
     pub(crate) fn id(&self) -> u64 {

@@ -6,7 +6,6 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -129,22 +128,18 @@ impl Runtime {
         );
         let _flush = Flush(&self.inner);
         let mut future = pin!(future);
-        let root = Arc::new(RootWake {
-            ready: AtomicBool::new(true),
-            remote: Arc::clone(self.inner.remote()),
-        });
+        let root = Arc::new(RootWake::new(self.inner.remote()));
         let waker = Waker::from(Arc::clone(&root));
         let mut cx = Context::from_waker(&waker);
         loop {
-            // Before the poll: what wakes it meanwhile is for the next one.
-            if root.ready.load(Ordering::Relaxed)
-                && root.ready.swap(false, Ordering::AcqRel)
+            if root.take()
                 && let Poll::Ready(output) = future.as_mut().poll(&mut cx)
             {
                 return output;
             }
-            let more = || root.ready.load(Ordering::Acquire);
-            self.inner.turn(more).expect("the reactor turns");
+            self.inner
+                .turn(|| root.is_ready())
+                .expect("the reactor turns");
         }
     }
 

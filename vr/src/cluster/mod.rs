@@ -23,13 +23,16 @@
 //! assert!(done.is_ok(), "the group goes on without its primary");
 //! ```
 
+mod adversary;
 mod checker;
 mod faults;
 mod history;
 mod linearizability;
 mod run;
 mod script;
+mod sent;
 mod sometimes;
+mod stage;
 mod workload;
 
 use std::cell::RefCell;
@@ -41,8 +44,8 @@ use std::time::Duration;
 
 use viewring_protocol::{Entry, Replica, ReplicaId};
 use viewring_runtime::net::UdpStats;
-use viewring_runtime::sim::{NodeId, World};
-use viewring_transport::{Endpoint, HEADER_LEN, Stats};
+use viewring_runtime::sim::{NodeId, Verdict, World};
+use viewring_transport::{Endpoint, EndpointConfig, Stats};
 
 pub use self::checker::Checker;
 pub use self::faults::Faults;
@@ -54,7 +57,7 @@ pub use self::sometimes::{Mark, Marks};
 pub use self::workload::{Book, Workload};
 
 use crate::client::{Client, ClientConfig};
-use crate::node::{Node, NodeConfig, Observer, Timeouts};
+use crate::node::{Node, NodeConfig, Observer, Planted, Timeouts};
 use crate::state_machine::StateMachine;
 
 /// How a simulated group is made.
@@ -70,6 +73,10 @@ pub struct ClusterConfig {
     pub retry: Duration,
     /// How long a client waits before it says "unknown".
     pub deadline: Duration,
+    /// How many bytes a datagram may carry.
+    pub datagram_bytes: usize,
+    /// What every replica does wrong: for tests of tests.
+    pub bug: Option<Planted>,
 }
 
 impl ClusterConfig {
@@ -81,6 +88,8 @@ impl ClusterConfig {
             window: 1024,
             retry: Duration::from_millis(100),
             deadline: Duration::from_secs(2),
+            datagram_bytes: EndpointConfig::DEFAULT_BUDGET,
+            bug: None,
         }
     }
 }
@@ -119,13 +128,14 @@ impl Cluster {
             .map(|&node| world.socket_addr(node, PORT))
             .collect();
         let checker = Rc::new(RefCell::new(Checker::new(config.replicas)));
-        let make = Rc::new(make);
+        let (make, bug) = (Rc::new(make), config.bug);
         let start = move |world: &mut World, node: NodeId, config: NodeConfig, watch: Watch| {
             let make = Rc::clone(&make);
             world.start(node, move || async move {
                 let bound = Node::bind(config, make()).await;
                 let mut node = bound.expect("a simulated port is free");
                 node.observe(watch);
+                bug.into_iter().for_each(|bug| node.plant(bug));
                 let Err(error) = node.run().await;
                 panic!("a replica's socket has failed: {error}");
             });
@@ -138,10 +148,25 @@ impl Cluster {
             checker,
             start: Rc::new(start),
         };
+        cluster.listen();
         for id in cluster.replica_ids() {
             cluster.start_replica(id);
         }
         cluster
+    }
+
+    /// Shows the checker what the replicas say. The first rule: it sees what others then change.
+    fn listen(&mut self) {
+        let (checker, replicas) = (Rc::clone(&self.checker), usize::from(self.config.replicas));
+        let rule = self.world.rule(move |packet| {
+            let from = packet.from_node().index();
+            if from < replicas {
+                let from = ReplicaId(u8::try_from(from).expect("a group is small"));
+                checker.borrow_mut().sent(from, packet.payload());
+            }
+            Verdict::Deliver
+        });
+        rule.forget();
     }
 
     /// Runs until every replica is a member of the group.
@@ -166,6 +191,7 @@ impl Cluster {
         let config = NodeConfig {
             timeouts: self.config.timeouts,
             window: self.config.window,
+            datagram_bytes: self.config.datagram_bytes,
             ..NodeConfig::new(CLUSTER, id, self.addresses.clone())
         };
         let watch = Watch {
@@ -192,6 +218,7 @@ impl Cluster {
         let config = ClientConfig {
             retry: self.config.retry,
             deadline: self.config.deadline,
+            datagram_bytes: self.config.datagram_bytes,
             ..ClientConfig::new(CLUSTER, self.addresses.clone())
         };
         self.world.start(node, move || async move {
@@ -214,6 +241,18 @@ impl Cluster {
             .marks
             .hit(Mark::RestartedReplicaWaits);
         self.start_replica(id);
+    }
+
+    /// Stops all replicas at once, and starts them as another group, which knows nothing of this
+    /// one. What was acknowledged is gone.
+    pub fn begin_again(&mut self) {
+        for id in self.replica_ids() {
+            self.crash(id);
+        }
+        self.checker.borrow_mut().forget();
+        for id in self.replica_ids() {
+            self.start_replica(id);
+        }
     }
 
     /// The replica's node in the world.
@@ -289,10 +328,4 @@ impl Observer for Watch {
     fn applied(&mut self, replica: &Replica, entry: &Entry, result: &[u8]) {
         self.checker.borrow_mut().applied(replica, entry, result);
     }
-}
-
-/// The kind of the first message in a datagram; see the transport's `WIRE.md`.
-fn first_kind(datagram: &[u8]) -> Option<u8> {
-    const KIND_AT: usize = 7;
-    (datagram.len() >= HEADER_LEN).then(|| datagram[KIND_AT])
 }

@@ -12,6 +12,7 @@
 
 mod addresses;
 mod backup;
+mod bug;
 mod config;
 mod primary;
 mod recovering;
@@ -32,10 +33,12 @@ use viewring_runtime::time::{Instant, sleep, timeout_at};
 use viewring_transport::{Endpoint, Message as Datum};
 
 use self::addresses::Addresses;
+use self::bug::FOR_EVER;
 use crate::journal::Memory;
 use crate::state_machine::StateMachine;
 use crate::status::{self, Status};
 
+pub use self::bug::{Planted, WaitBug};
 pub(crate) use self::config::group_of;
 pub use self::config::{ConfigError, NodeConfig};
 pub use self::timeouts::Timeouts;
@@ -63,6 +66,8 @@ pub struct Node<S> {
     /// When the present role began.
     role_since: Instant,
     observer: Option<Box<dyn Observer>>,
+    /// Always none, but in tests of tests.
+    bug: Option<WaitBug>,
     drops: status::Drops,
     effects: Effects,
     durable: Vec<Durable>,
@@ -119,6 +124,7 @@ impl<S: StateMachine> Node<S> {
             failures: 0,
             role_since: now,
             observer: None,
+            bug: None,
             drops: status::Drops::default(),
             effects: Effects::new(),
             durable: Vec::new(),
@@ -130,6 +136,23 @@ impl<S: StateMachine> Node<S> {
     /// Has `observer` watch.
     pub fn observe(&mut self, observer: impl Observer + 'static) {
         self.observer = Some(Box::new(observer));
+    }
+
+    /// Makes the replica err: for tests of tests.
+    pub fn plant(&mut self, bug: Planted) {
+        let timeouts = &mut self.timeouts;
+        match bug {
+            Planted::Decision(bug) => self.core.plant(bug),
+            Planted::Wait(WaitBug::SilenceTooShort) => timeouts.silence = timeouts.heartbeat / 2,
+            Planted::Wait(WaitBug::NeverAbdicates) => timeouts.abdicate = FOR_EVER,
+            Planted::Wait(WaitBug::NoHeartbeat) => timeouts.heartbeat = FOR_EVER,
+            Planted::Wait(WaitBug::NeverSuspects) => timeouts.silence = FOR_EVER,
+            Planted::Wait(WaitBug::ViewChangeSaidOnce) => timeouts.view_change_resend = FOR_EVER,
+            Planted::Wait(WaitBug::VotesNeverExpire) => self.votes_expire_at += FOR_EVER,
+            Planted::Wait(bug @ (WaitBug::NoBackOff | WaitBug::TransferNotRepeated)) => {
+                self.bug = Some(bug);
+            }
+        }
     }
 
     /// Lives as a replica, until the future is dropped.
@@ -213,10 +236,12 @@ impl<S: StateMachine> Node<S> {
         // the same one again, for ever.
         let stable = matches!(self.core.role(), Role::Primary | Role::Backup)
             && now - self.role_since >= self.timeouts.view_change;
-        if stable {
+        if stable || self.bug == Some(WaitBug::NoBackOff) {
             self.failures = 0;
         }
-        if std::mem::take(&mut self.transferred) {
+        let may_fetch = matches!(self.core.role(), Role::Backup | Role::CatchingUp);
+        let never = self.bug == Some(WaitBug::TransferNotRepeated);
+        if std::mem::take(&mut self.transferred) || !may_fetch || never {
             return Progress::NONE;
         }
         self.core.resend_get_state(&mut self.effects)

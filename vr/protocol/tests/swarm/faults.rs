@@ -14,6 +14,8 @@ pub(crate) struct Faults {
     pub(crate) hold: u64,
     /// Like `hold`, for what moves logs and views only.
     pub(crate) hold_views: u64,
+    /// Comes once more, much later.
+    pub(crate) replay: u64,
     cuts: u64,
     /// Whoever leads is cut off from the other replicas; clients reach it.
     duel: bool,
@@ -50,17 +52,18 @@ impl Faults {
             duplicate: chance.pick(&[0, 20, 200]),
             delay: chance.pick(if duel { &[1, 3] } else { &[1, 3, 8, 25] }),
             hold: chance.pick(if rebirth { &[100, 300] } else { &[0, 0, 5, 30] }),
-            hold_views: chance.pick(if duel { &[0, 100, 400] } else { &[0, 0, 50] }),
+            hold_views: chance.pick(if duel { &[0, 0, 100, 400] } else { &[0, 0, 50] }),
+            replay: if rebirth { 300 } else { 0 },
             cuts: chance.pick(if duel { &[0] } else { &[0, 2, 8, 20] }),
             duel,
             crash: chance.pick(&[0, 0, 2]),
-            expire: chance.pick(&[0, 0, 2, 15]),
+            expire: chance.pick(if duel { &[0, 0, 2] } else { &[0, 0, 2, 15] }),
             restart: chance.hit(300),
             rebirth_at: rebirth.then_some(at),
             deaf: chance.hit(150),
             heirs,
-            disk: chance.pick(&[0, 0, 3, 30]),
-            idle: chance.pick(if duel { &[950, 980] } else { &[900] }),
+            disk: chance.pick(if duel { &[0, 0, 3] } else { &[0, 0, 3, 30] }),
+            idle: chance.pick(if duel { &[970, 985, 995] } else { &[900] }),
             patience: chance.pick(if heirs { &[8] } else { &[1, 1, 4] }),
             bytes: seed.is_multiple_of(4),
         }
@@ -119,23 +122,23 @@ impl World {
         usize::try_from(self.chance.below(count)).expect("small")
     }
 
-    /// Cuts a new primary off soon after it has begun, and heals the one before.
+    /// Cuts each new primary off, at once or when it has begun, and heals the one before.
     fn duel(&mut self) {
         let leads = |replica: &&Replica| replica.role() == Role::Primary;
         let newest = self.live().filter(leads).max_by_key(|r| r.view());
-        let Some(one) = newest.map(|replica| replica.id().0) else {
+        let Some((one, view)) = newest.map(|replica| (replica.id().0, replica.view())) else {
             return;
         };
-        let is_cut = self
-            .cut
-            .iter()
-            .any(|(link, &until)| link.0 == one && until > self.now);
-        if is_cut || !self.chance.hit(70) {
+        if self.duelist.is_none_or(|(known, _)| known < view) {
+            let pause = self.chance.pick(&[0, 1, 3, 6, 10, 40]);
+            self.duelist = Some((view, self.now + pause));
+        }
+        if self.duelist != Some((view, self.now)) {
             return;
         }
         self.reached.cuts += 1;
         self.cut.clear();
-        let until = self.now + self.chance.range(30, 250);
+        let until = self.now + self.chance.range(60, 300);
         for other in 0..self.group.replica_count() {
             self.cut.insert((one, other), until);
             self.cut.insert((other, one), until);
@@ -188,6 +191,7 @@ impl World {
             (node.up, node.outside) = (true, false);
         }
         self.dead.clear();
+        self.duelist = None;
         self.network.retain(|_, packet| !packet.is_greeting());
         self.checker = super::checker::Checker::default();
         let clients = (0..).zip(&mut self.clients);
@@ -256,6 +260,7 @@ impl World {
             return;
         }
         self.reached.heirs += 1;
+        self.network.clear(); // no late word of who is dead
         for which in &primaries[..2] {
             self.nodes[*which].up = false;
         }

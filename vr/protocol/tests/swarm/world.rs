@@ -73,6 +73,8 @@ pub(crate) struct World {
     pub(crate) network: BTreeMap<(u64, u64), Packet>,
     /// Links that carry nothing until some time.
     pub(crate) cut: BTreeMap<(u8, u8), u64>,
+    /// In a duel, the last view that began, and when its primary is cut off.
+    pub(crate) duelist: Option<(View, u64)>,
     healed: bool,
     pub(crate) checker: Checker,
     pub(crate) reached: Reached,
@@ -127,6 +129,7 @@ impl World {
             nodes,
             clients,
             network: BTreeMap::new(),
+            duelist: None,
             cut: BTreeMap::new(),
             healed: false,
             checker: Checker::default(),
@@ -188,11 +191,14 @@ impl World {
         }
     }
 
-    /// Whether those who live are normal in one view.
+    /// Whether a primary leads a quorum, and nobody knows of a later view.
     pub(crate) fn is_led(&self) -> bool {
-        let first = self.live().next().expect("a quorum lives");
-        self.live()
-            .all(|replica| replica.status() == Status::Normal && replica.view() == first.view())
+        let newest = self.live().map(|replica| replica.view()).max();
+        let normal = |replica: &&Replica| {
+            replica.status() == Status::Normal && Some(replica.view()) == newest
+        };
+        let is_led = self.live().filter(normal).any(Replica::is_primary);
+        is_led && self.live().filter(normal).count() >= usize::from(self.group.quorum())
     }
 
     pub(crate) fn live(&self) -> impl Iterator<Item = &Replica> {
@@ -209,9 +215,10 @@ impl World {
             .all(|client| client.left == 0 && client.session.pending().is_none());
         let first = self.live().next().expect("a quorum lives");
         answered
-            && self.is_led()
             && self.live().all(|replica| {
-                replica.commit() == first.commit()
+                replica.status() == Status::Normal
+                    && replica.view() == first.view()
+                    && replica.commit() == first.commit()
                     && replica.op() == first.op()
                     && replica.executed() == replica.commit()
             })
@@ -243,6 +250,11 @@ impl World {
         let lost = !self.healed && self.chance.hit(self.faults.loss);
         let cut = link.is_some_and(|link| self.cut.get(&link).is_some_and(|&t| t > self.now));
         let twice = !self.healed && self.chance.hit(self.faults.duplicate);
+        if !self.healed && self.chance.hit(self.faults.replay) {
+            self.sequence += 1;
+            let at = self.now + self.chance.range(100, 1000);
+            self.network.insert((at, self.sequence), packet.clone());
+        }
         for _ in 0..if lost || cut { 0 } else { 1 + u64::from(twice) } {
             let most = if self.healed { 2 } else { self.faults.delay };
             let mut delay = self.chance.range(1, most);

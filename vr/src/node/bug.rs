@@ -1,0 +1,94 @@
+//! Bugs to be found, in what waits: those of what decides are the protocol's [`Bug`].
+
+use std::time::Duration;
+
+use viewring_protocol::Bug;
+
+/// A deliberate bug of a whole replica, planted to prove that tests find it; never set outside
+/// tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// In what it decides.
+    Decision(Bug),
+    /// In how long it waits, and for what.
+    Wait(WaitBug),
+}
+
+/// A deliberate bug in how long a replica waits, and for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitBug {
+    /// A backup's patience is shorter than the time between two heartbeats.
+    SilenceTooShort,
+    /// A primary that nobody answers leads for ever.
+    NeverAbdicates,
+    /// The next view is waited for no longer than the last one.
+    NoBackOff,
+    /// Entries that were asked for and did not come are not asked for again.
+    TransferNotRepeated,
+    /// Suspicions are never forgotten.
+    VotesNeverExpire,
+    /// An idle primary says nothing.
+    NoHeartbeat,
+    /// A backup waits for its primary for ever.
+    NeverSuspects,
+    /// The messages of a view change are said once.
+    ViewChangeSaidOnce,
+}
+
+impl WaitBug {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[
+        Self::SilenceTooShort,
+        Self::NeverAbdicates,
+        Self::NoBackOff,
+        Self::TransferNotRepeated,
+        Self::VotesNeverExpire,
+        Self::NoHeartbeat,
+        Self::NeverSuspects,
+        Self::ViewChangeSaidOnce,
+    ];
+
+    /// What it does, in a few words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SilenceTooShort => "a live primary is suspected",
+            Self::NeverAbdicates => "a primary that hears nobody leads on",
+            Self::NoBackOff => "the next view is given no more time",
+            Self::TransferNotRepeated => "lost entries are asked for once",
+            Self::VotesNeverExpire => "suspicions are never forgotten",
+            Self::NoHeartbeat => "an idle primary is silent",
+            Self::NeverSuspects => "a dead primary is waited for",
+            Self::ViewChangeSaidOnce => "what is said in a view change is said once",
+        }
+    }
+}
+
+impl Planted {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let decisions = Bug::ALL.iter().copied().map(Self::Decision);
+        decisions.chain(WaitBug::ALL.iter().copied().map(Self::Wait))
+    }
+
+    /// What it does, in a few words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Decision(bug) => bug.name(),
+            Self::Wait(bug) => bug.name(),
+        }
+    }
+}
+
+/// Longer than anyone will live.
+pub(super) const FOR_EVER: Duration = Duration::from_secs(1_000_000_000);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bug_has_its_own_name() {
+        let names: std::collections::BTreeSet<_> = Planted::all().map(Planted::name).collect();
+        assert_eq!(names.len(), Planted::all().count());
+    }
+}
