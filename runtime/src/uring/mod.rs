@@ -126,7 +126,7 @@ impl Uring {
             .transpose();
         let unparker = duplicate
             .and_then(Unparker::new)
-            .map_err(SetupError::Other)?;
+            .map_err(SetupError::of)?;
         Ok(Self {
             ring,
             slots: Slots::default(),

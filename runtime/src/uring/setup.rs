@@ -82,7 +82,7 @@ pub enum SetupError {
 }
 
 impl SetupError {
-    fn of(error: io::Error) -> Self {
+    pub(super) fn of(error: io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::ENOSYS) => Self::Missing,
             Some(libc::EPERM | libc::EACCES) => Self::of_denied(),
@@ -172,7 +172,7 @@ fn probe(ring: &IoUring) -> Result<bool, SetupError> {
     let mut probe = Probe::new();
     ring.submitter()
         .register_probe(&mut probe)
-        .map_err(SetupError::Other)?;
+        .map_err(SetupError::of)?;
     let needed = [
         (opcode::Send::CODE, "send"),
         (opcode::RecvMsgMulti::CODE, "receive"),

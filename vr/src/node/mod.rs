@@ -148,7 +148,9 @@ impl<S: StateMachine> Node<S> {
             Planted::Wait(WaitBug::NoHeartbeat) => timeouts.heartbeat = FOR_EVER,
             Planted::Wait(WaitBug::NeverSuspects) => timeouts.silence = FOR_EVER,
             Planted::Wait(WaitBug::ViewChangeSaidOnce) => timeouts.view_change_resend = FOR_EVER,
-            Planted::Wait(WaitBug::VotesNeverExpire) => self.votes_expire_at += FOR_EVER,
+            Planted::Wait(WaitBug::VotesNeverExpire) => {
+                self.votes_expire_at = self.votes_expire_at + FOR_EVER;
+            }
             Planted::Wait(bug @ (WaitBug::NoBackOff | WaitBug::TransferNotRepeated)) => {
                 self.bug = Some(bug);
             }

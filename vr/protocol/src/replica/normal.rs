@@ -53,16 +53,21 @@ impl Replica {
         }
         let after = self.prepared;
         self.prepared = self.log.op();
-        self.emit_prepares(after, effects)
+        self.emit_prepares(after, self.prepared, effects)
     }
 
-    fn emit_prepares(&mut self, after: OpNumber, effects: &mut Effects) -> Progress {
+    fn emit_prepares(
+        &mut self,
+        after: OpNumber,
+        last: OpNumber,
+        effects: &mut Effects,
+    ) -> Progress {
         let budget = self.options.prepare_budget_bytes;
         let (view, root, commit) = (self.view, self.root(), self.commit);
         let mut after = after;
         let mut progress = Progress::NONE;
-        while after < self.prepared {
-            let entries = self.log.page(after, self.prepared, budget);
+        while after < last {
+            let entries = self.log.page(after, last, budget);
             after = entries.last().expect("a page of a non-empty range").op();
             effects.broadcast(Message::Prepare(Prepare {
                 view,
@@ -139,7 +144,14 @@ impl Replica {
         if self.has(Bug::NoResendOfPrepares) {
             return Progress::NONE;
         }
-        let progress = self.emit_prepares(self.commit.min(self.prepared), effects);
+        // A page of them, not all: once these are committed so is the time for the next. A full
+        // window of long entries would drown the very backups that lag.
+        let after = self.commit.min(self.prepared);
+        let page = self
+            .log
+            .page(after, self.prepared, self.options.page_budget_bytes);
+        let last = page.last().map_or(after, Entry::op);
+        let progress = self.emit_prepares(after, last, effects);
         self.invariants();
         progress
     }

@@ -1,0 +1,6 @@
+//! Sentences of *Viewstamped Replication Revisited* (Liskov and Cowling, 2012), each a test.
+
+mod bench;
+mod normal;
+mod outside;
+mod view_change;

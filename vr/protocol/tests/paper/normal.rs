@@ -1,0 +1,239 @@
+//! §4.1 and §6.2: normal operation.
+
+use super::bench::{Bench, FITTED, chain, commit, fit, prepare, request, root, skip, wish};
+use viewring_protocol::{
+    Checksum, Effects, Ignored, Message, OpNumber, Outcome, PrepareOk, Progress, Replica,
+    ReplicaId, View,
+};
+
+/// §4.1, step 2: "If the request-number s isn't bigger than the information in the table it drops
+/// the request, but it will re-send the response if the request is the most recent one from this
+/// client and it has already been executed."
+#[test]
+fn s4_1_2_a_request_that_is_not_newer_is_dropped_or_answered_again() {
+    let mut primary = Bench::of(0, 1);
+    primary.ask(7, 0, 0, b"");
+    assert_eq!(
+        primary.outcome(),
+        Some(Outcome::Registered {
+            session: OpNumber(1)
+        })
+    );
+    primary.ask(7, 1, 1, b"a");
+    assert_eq!(primary.execute(b"A"), 1);
+    primary.ask(7, 1, 2, b"b");
+    assert_eq!(primary.execute(b"B"), 1);
+    primary.replies.clear();
+    primary.ask(7, 1, 2, b"b");
+    assert_eq!(primary.outcome(), Some(Outcome::Result((*b"B").into())));
+    primary.ask(7, 1, 1, b"a");
+    assert_eq!(
+        (primary.outcome(), primary.ignored(Ignored::OldRequest)),
+        (None, 1)
+    );
+    assert_eq!(
+        (primary.replica.op(), primary.execute(b"")),
+        (OpNumber(3), 0)
+    );
+}
+
+/// §4.1, step 3: "The primary advances op-number, adds the request to the end of the log … Then
+/// it sends a ⟨PREPARE v, m, n, k⟩ message to the other replicas."
+#[test]
+fn s4_1_3_the_primary_prepares() {
+    let mut primary = Bench::of(0, 3);
+    primary.ask(7, 0, 0, b"");
+    let prepares = primary.prepared();
+    assert_eq!(prepares.len(), 1);
+    assert_eq!(
+        (prepares[0].view, prepares[0].commit),
+        (View(0), OpNumber(0))
+    );
+    assert_eq!(prepares[0].entries[0].op(), OpNumber(1));
+}
+
+/// §6.2: "the primary can … bundle them together", here by nature: all of a turn.
+#[test]
+fn s6_2_a_turn_is_one_prepare() {
+    let mut primary = Bench::of(0, 3);
+    let mut effects = Effects::new();
+    for client in 1..=5 {
+        let progress = primary
+            .replica
+            .on_request(request(client, 0, 0, b""), &mut effects);
+        assert!(progress.is_empty() && effects.is_empty());
+    }
+    assert_eq!(primary.flush(), Progress::PREPARED);
+    let prepares = primary.prepared();
+    assert_eq!((prepares.len(), prepares[0].entries.len()), (1, 5));
+}
+
+/// §4.1, step 4: "Backups process PREPARE messages in order: a backup won't accept a prepare with
+/// op-number n until it has entries for all earlier requests in its log."
+#[test]
+fn s4_1_4_backups_prepare_in_order() {
+    let mut backup = Bench::of(1, 3);
+    let entries = chain(1, 0, root(&backup), 2);
+    let progress = backup.hear(0, prepare(0, &entries[1..], 0));
+    assert!(progress.contains(Progress::HEARD_PRIMARY));
+    assert_eq!(backup.replica.op(), OpNumber(0));
+    assert!(
+        backup
+            .said()
+            .iter()
+            .any(|(_, message)| message.name() == "GetState")
+    );
+    let progress = backup.hear(0, prepare(0, &entries[..1], 0));
+    assert!(progress.contains(Progress::HEARD_PRIMARY));
+    assert_eq!(backup.replica.op(), OpNumber(2), "what came early is used");
+}
+
+/// §4.1, step 4: "… sends a ⟨PREPAREOK v, n, i⟩ message to the primary to indicate that this
+/// operation and all earlier ones have prepared locally": durable first, one for the turn.
+#[test]
+fn s4_1_4_a_prepare_ok_is_cumulative_and_durable() {
+    let mut backup = Bench::of(1, 3);
+    let entries = chain(1, 0, root(&backup), 3);
+    let mut effects = Effects::new();
+    for entry in &entries {
+        let message = prepare(0, std::slice::from_ref(entry), 0);
+        let message = fit(message, FITTED, backup.root());
+        skip(
+            backup
+                .replica
+                .on_message(ReplicaId(0), message, &mut effects),
+        );
+    }
+    backup.perform(effects);
+    assert!(backup.flush().is_empty());
+    assert!(
+        backup.said().is_empty(),
+        "nothing is acknowledged before it is durable"
+    );
+    assert!(backup.write().is_empty());
+    let ok = PrepareOk {
+        view: View(0),
+        op: OpNumber(3),
+        checksum: entries[2].checksum(),
+    };
+    assert_eq!(
+        backup.said(),
+        [(Some(ReplicaId(0)), Message::PrepareOk(ok))]
+    );
+}
+
+/// §4.1, step 5: "The primary waits for f PREPAREOK messages from different backups."
+#[test]
+fn s4_1_5_backups_are_counted_once() {
+    let mut primary = Bench::of(0, 5);
+    primary.ask(7, 0, 0, b"");
+    for _ in 0..3 {
+        let ok = primary.ok(1);
+        assert!(!primary.hear(1, ok).contains(Progress::COMMITTED));
+    }
+    let ok = primary.ok(1);
+    let progress = primary.hear(2, ok);
+    assert!(progress.contains(Progress::COMMITTED | Progress::HEARD_QUORUM));
+    assert_eq!(primary.replica.commit(), OpNumber(1));
+}
+
+/// §4.1, step 5, with a disk: the primary's own copy counts when it is durable, as any other.
+#[test]
+fn s4_1_5_the_primarys_own_copy_is_counted_when_durable() {
+    let mut primary = Bench::of(0, 3);
+    let mut effects = Effects::new();
+    let progress = primary
+        .replica
+        .on_request(request(7, 0, 0, b""), &mut effects);
+    assert!(progress.is_empty());
+    assert_eq!(primary.flush(), Progress::PREPARED);
+    let ok = primary.ok(1);
+    let progress = primary.replica.on_message(ReplicaId(1), ok, &mut effects);
+    assert!(
+        !progress.contains(Progress::COMMITTED),
+        "one durable copy of three"
+    );
+    assert!(primary.write().contains(Progress::COMMITTED));
+}
+
+/// §4.1, step 6: "if the primary does not receive a new client request in a timely way, it instead
+/// informs the backups of the latest commit by sending them a ⟨COMMIT v, k⟩ message".
+#[test]
+fn s4_1_6_an_idle_primary_tells_the_commit_number() {
+    let mut primary = Bench::of(0, 3);
+    assert!(primary.expire(Replica::heartbeat).is_empty());
+    assert_eq!(primary.said(), [(None, commit(0, 0))]);
+}
+
+/// §4.1, step 7: "When a backup learns of a commit, it waits until it has the request in its log
+/// and until it has executed all earlier operations. Then it executes … but does not send the
+/// reply to the client."
+#[test]
+fn s4_1_7_backups_execute_and_do_not_reply() {
+    let mut backup = Bench::of(1, 3);
+    let entries = chain(1, 0, root(&backup), 1);
+    assert!(!backup.hear(0, commit(0, 1)).contains(Progress::COMMITTED));
+    assert!(
+        backup
+            .hear(0, prepare(0, &entries, 0))
+            .contains(Progress::COMMITTED)
+    );
+    assert_eq!(backup.replica.executed(), OpNumber(1));
+    assert!(backup.replies.is_empty());
+}
+
+/// §4.1: "replicas … only process normal protocol messages containing a view-number that matches
+/// the view-number they know. If the sender is behind, the receiver drops the message."
+#[test]
+fn s4_1_messages_of_old_views_are_dropped() {
+    let mut backup = Bench::of(1, 3);
+    assert!(
+        backup
+            .hear(2, wish(2, true))
+            .contains(Progress::ROLE_CHANGED)
+    );
+    let entries = chain(1, 0, root(&backup), 1);
+    assert!(backup.hear(0, prepare(0, &entries, 0)).is_empty());
+    assert_eq!(
+        (backup.ignored(Ignored::OldView), backup.replica.op()),
+        (1, OpNumber(0))
+    );
+}
+
+/// What a primary does not take, it says so.
+#[test]
+fn refusals() {
+    let mut primary = Bench::of(0, 3);
+    primary.ask(7, 4, 1, b"a");
+    assert_eq!(primary.outcome(), Some(Outcome::NoSession));
+    primary.ask(7, 0, 0, &[0; 65]);
+    assert_eq!(primary.outcome(), Some(Outcome::TooLarge));
+    for client in 0..8 {
+        primary.ask(client, 0, 0, b"");
+        assert_eq!(primary.outcome(), None);
+    }
+    primary.ask(9, 0, 0, b"");
+    assert_eq!(primary.outcome(), Some(Outcome::Busy));
+    let mut backup = Bench::of(1, 3);
+    backup.ask(7, 0, 0, b"");
+    assert_eq!(backup.outcome(), Some(Outcome::NotPrimary));
+}
+
+/// An acknowledgement of what the primary does not have, or has otherwise, is not counted (S3).
+#[test]
+fn s3_an_acknowledgement_must_match_the_log() {
+    let mut primary = Bench::of(0, 3);
+    primary.ask(7, 0, 0, b"");
+    let lie = |op, checksum| {
+        Message::PrepareOk(PrepareOk {
+            view: View(0),
+            op,
+            checksum,
+        })
+    };
+    assert!(primary.hear(1, lie(OpNumber(10), Checksum(1))).is_empty());
+    assert!(primary.hear(1, lie(OpNumber(1), Checksum(1))).is_empty());
+    assert_eq!(primary.replica.commit(), OpNumber(0));
+    assert_eq!(primary.ignored(Ignored::BeyondLog), 1);
+    assert_eq!(primary.ignored(Ignored::Diverged), 1);
+}

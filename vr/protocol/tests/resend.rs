@@ -1,0 +1,88 @@
+//! What is sent again is bounded.
+
+use viewring_protocol::{
+    ClientId, Configuration, Effect, Effects, Kind, Message, OpNumber, Options, PrepareOk, Replica,
+    ReplicaId, Request, RequestNumber,
+};
+
+const LONG: usize = 15_000;
+
+/// Client `id` registers, or asks for something long.
+fn request(id: u64, session: OpNumber, kind: Kind) -> Request {
+    let body = vec![7; if kind == Kind::Register { 0 } else { LONG }];
+    Request {
+        client: ClientId(id),
+        session,
+        number: RequestNumber(u64::from(kind == Kind::Operation)),
+        kind,
+        body: body.into(),
+    }
+}
+
+fn prepared(effects: &mut Effects) -> Vec<OpNumber> {
+    let of = |effect| match effect {
+        Effect::Broadcast(Message::Prepare(prepare)) => prepare.entries,
+        Effect::Broadcast(_) | Effect::Send { .. } | Effect::Reply(_) | Effect::Persist(_) => {
+            Vec::new()
+        }
+    };
+    effects
+        .drain()
+        .flat_map(of)
+        .map(|entry| entry.op())
+        .collect()
+}
+
+#[test]
+fn a_full_window_of_long_entries_is_sent_again_a_page_at_a_time() {
+    let group = Configuration::new(3).expect("odd");
+    let mut primary = Replica::founding_member(ReplicaId(0), group, Options::default());
+    let mut effects = Effects::new();
+    let clients = 50;
+    for id in 1..=clients {
+        let register = request(id, OpNumber::ZERO, Kind::Register);
+        let _ = primary.on_request(register, &mut effects);
+    }
+    let _ = primary.flush(&mut effects);
+    commit(&mut primary, &mut effects);
+    for id in 1..=clients {
+        // Registered in the order of their ids.
+        let long = request(id, OpNumber(id), Kind::Operation);
+        let _ = primary.on_request(long, &mut effects);
+    }
+    let _ = primary.flush(&mut effects);
+    assert_eq!(prepared(&mut effects).len() as u64, clients);
+    let _ = primary.resend_prepares(&mut effects);
+    let again = prepared(&mut effects);
+    assert_eq!(
+        again.first(),
+        Some(&OpNumber(clients + 1)),
+        "from the first uncommitted one on"
+    );
+    let budget = Options::default().page_budget_bytes;
+    assert!((1..=budget / LONG).contains(&again.len()), "{again:?}");
+}
+
+/// A backup has all that the primary has, and so has the primary's journal.
+fn commit(primary: &mut Replica, effects: &mut Effects) {
+    let orders: Vec<_> = effects
+        .drain()
+        .filter_map(|effect| match effect {
+            Effect::Persist(order) => Some(order),
+            Effect::Broadcast(_) | Effect::Send { .. } | Effect::Reply(_) => None,
+        })
+        .collect();
+    for order in orders {
+        let _ = primary.on_durable(order.written(), effects);
+    }
+    let op = primary.op();
+    let checksum = primary.entry(op).expect("its last entry").checksum();
+    let ok = PrepareOk {
+        view: primary.view(),
+        op,
+        checksum,
+    };
+    let _ = primary.on_message(ReplicaId(1), Message::PrepareOk(ok), effects);
+    assert_eq!(primary.commit(), op);
+    effects.drain().for_each(drop);
+}
