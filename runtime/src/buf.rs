@@ -35,6 +35,8 @@ struct Pool {
     free: RefCell<Vec<Rc<Slot>>>,
     /// Buffers handed out and not yet returned: `out <= limit`.
     out: Cell<usize>,
+    /// Of them, those that nobody holds: see [`BufPool::lend`].
+    lent: Cell<usize>,
     waiting: Waiters,
 }
 
@@ -57,6 +59,7 @@ impl BufPool {
             limit,
             free: RefCell::default(),
             out: Cell::new(0),
+            lent: Cell::new(0),
             waiting: Waiters::default(),
         };
         Self {
@@ -93,6 +96,13 @@ impl BufPool {
         }
     }
 
+    /// A buffer to wait in a queue of the kernel until something is received into it.
+    pub(crate) fn lend(&self) -> Option<Lent> {
+        let buf = self.take()?;
+        self.pool.lent.set(self.pool.lent.get() + 1);
+        Some(Lent(Some(buf)))
+    }
+
     /// How many buffers can be taken now.
     pub fn available(&self) -> usize {
         self.pool.limit - self.pool.out.get()
@@ -108,16 +118,21 @@ impl BufPool {
         self.pool.limit
     }
 
-    /// Ready once `wanted` buffers (at most the pool's limit) can be taken; else the task is woken
+    /// How many buffers nobody holds: what is received next can be received into these.
+    pub(crate) fn unheld(&self) -> usize {
+        self.pool.unheld()
+    }
+
+    /// Ready once nobody holds `wanted` buffers (at most the pool's limit); else the task is woken
     /// when that is so. Give the place back with [`leave`](Self::leave).
-    pub(crate) fn poll_available(
+    pub(crate) fn poll_unheld(
         &self,
         wanted: usize,
         place: &mut Place,
         cx: &Context<'_>,
     ) -> Poll<()> {
         let wanted = wanted.min(self.pool.limit);
-        if self.available() >= wanted {
+        if self.unheld() >= wanted {
             return Poll::Ready(());
         }
         self.pool.waiting.wait(place, wanted, cx);
@@ -131,6 +146,10 @@ impl BufPool {
 }
 
 impl Pool {
+    fn unheld(&self) -> usize {
+        self.limit - self.out.get() + self.lent.get()
+    }
+
     fn put(&self, slot: Rc<Slot>) {
         debug_assert_eq!(slot.data.len(), self.buf_len);
         self.out.set(self.out.get() - 1);
@@ -142,12 +161,12 @@ impl Pool {
 
     #[cold]
     fn have_waiting_woken(&self) {
-        let available = self.limit - self.out.get();
-        let noted = DUE.try_with(|due| self.waiting.take(available, &mut *due.borrow_mut()));
+        let unheld = self.unheld();
+        let noted = DUE.try_with(|due| self.waiting.take(unheld, &mut *due.borrow_mut()));
         if noted.is_err() {
             // The thread ends: there is no loop any more, and nothing of it is borrowed.
             let mut due = Vec::new();
-            self.waiting.take(available, &mut due);
+            self.waiting.take(unheld, &mut due);
             due.into_iter().for_each(Waker::wake);
         }
     }
@@ -308,6 +327,36 @@ impl fmt::Debug for Buf {
     }
 }
 
+/// A buffer that is out but that nobody holds: it counts as free for those who wait for buffers.
+pub(crate) struct Lent(Option<Buf>);
+
+impl Lent {
+    /// Something was received into it: now somebody holds it.
+    pub(crate) fn end(mut self) -> Buf {
+        self.uncount().expect("it ends once")
+    }
+
+    /// Where the kernel may write: see [`Buf::storage_mut`].
+    pub(crate) fn storage_mut(&mut self) -> &mut [u8] {
+        let buf = self.0.as_mut().expect("it has not ended");
+        buf.storage_mut()
+    }
+
+    fn uncount(&mut self) -> Option<Buf> {
+        let buf = self.0.take();
+        if let Some(pool) = buf.as_ref().and_then(|buf| buf.pool.as_ref()) {
+            pool.lent.set(pool.lent.get() - 1);
+        }
+        buf
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        drop(self.uncount());
+    }
+}
+
 /// A read-only window onto a buffer; cloning and slicing share the memory.
 ///
 /// Dropping the last handle returns the memory to its pool. A handle kept for long keeps a whole
@@ -420,6 +469,21 @@ mod tests {
         assert_eq!((big.capacity(), pool.available()), (9, 1));
         drop(big);
         assert_eq!(pool.take().expect("free").capacity(), 8);
+    }
+
+    #[test]
+    fn a_lent_buffer_is_out_but_nobody_holds_it() {
+        let pool = BufPool::new(8, 2);
+        let counts = || (pool.available(), pool.unheld());
+        let (first, second) = (pool.lend().expect("free"), pool.lend().expect("free"));
+        assert!(pool.lend().is_none());
+        assert_eq!(counts(), (0, 2));
+        let held = first.end();
+        assert_eq!(counts(), (0, 1));
+        drop(second);
+        assert_eq!(counts(), (1, 1));
+        drop(held);
+        assert_eq!(counts(), (2, 2));
     }
 
     #[test]

@@ -24,9 +24,9 @@ use std::time::Duration;
 use crate::buf::{self, BufPool};
 use crate::closed::Closed;
 use crate::executor::{Executor, JoinHandle};
-use crate::handle::{Item, RemoteTasks};
+use crate::handle::{Gone, Item, RemoteTasks};
 use crate::metrics::Metrics;
-use crate::ops::{Delivery, Ops, Sink};
+use crate::ops::{Delivery, Ops, Sink, State};
 use crate::reactor::{Completion, Op, OpKey, Outcome, Reactor, Unpark, Wait};
 use crate::remote::Remote;
 use crate::runtime::Config;
@@ -178,11 +178,17 @@ impl Inner {
 
     /// Nobody is interested in `key` any more.
     pub(crate) fn orphan(&self, key: OpKey) {
+        let interested = self.cancel(key);
+        drop(interested); // nothing is borrowed
+    }
+
+    /// Has an operation end of which nobody will hear. Gives who was interested.
+    fn cancel(&self, key: OpKey) -> Option<State> {
         let orphan = self.ops.borrow_mut().orphan(key);
         if orphan.in_flight {
             self.reactor.borrow_mut().cancel(key);
         }
-        drop(orphan); // nothing is borrowed
+        orphan.held
     }
 
     /// One round of the loop. `more` says whether the caller has something to do afterwards, so
@@ -323,9 +329,10 @@ impl Inner {
     pub(crate) fn shut_down(self: &Rc<Self>) {
         self.drop_tasks();
         let keys = self.ops.borrow().keys();
-        for key in keys {
-            self.orphan(key);
-        }
+        let interested: Vec<State> = keys
+            .into_iter()
+            .filter_map(|key| self.cancel(key))
+            .collect();
         let bound = self.now() + SHUTDOWN_BOUND;
         while self.reactor.borrow().in_flight() > 0 && self.now() < bound {
             if self.turn_reactor(Wait::Until(bound)).is_err() {
@@ -337,6 +344,16 @@ impl Inner {
         // Sockets that outlive the runtime find a reactor that refuses.
         let reactor = self.reactor.replace(Box::new(Closed { now: self.now() }));
         drop(reactor);
+        // Who still waits does so on another runtime.
+        for state in interested {
+            match state {
+                State::Waiting(waker) => self.due.borrow_mut().push_back(waker),
+                State::Posted(sink) | State::Stream(sink) => {
+                    sink.complete(Err(io::Error::other(Gone)), false);
+                }
+                State::Submitted | State::Completed(_) | State::Orphaned => {}
+            }
+        }
         self.wake_for_buffers();
     }
 

@@ -71,7 +71,8 @@ pub(crate) enum State {
 pub(crate) struct Orphan {
     /// The reactor should be asked to cancel the operation.
     pub(crate) in_flight: bool,
-    _held: Option<State>,
+    /// Who was interested.
+    pub(crate) held: Option<State>,
 }
 
 impl Entry {
@@ -117,17 +118,17 @@ impl Ops {
     /// waker that was replaced is left in `replaced`, to be dropped when the table is not
     /// borrowed.
     ///
-    /// # Panics
-    /// When `key` is not that of an entry made by [`insert`](Self::insert) and still owned.
+    /// Pending for ever if the runtime, shutting down, has [orphaned](Self::orphan) the operation
+    /// while its future lives.
     pub(crate) fn poll(
         &mut self,
         key: OpKey,
         cx: &Context<'_>,
         replaced: &mut Option<Waker>,
     ) -> Poll<io::Result<Outcome>> {
-        let entry = self
-            .entry(key)
-            .expect("a future polls only the operation that it owns");
+        let Some(entry) = self.entry(key) else {
+            return Poll::Pending;
+        };
         match &mut entry.state {
             State::Completed(_) => {}
             State::Submitted => {
@@ -140,8 +141,9 @@ impl Ops {
                 }
                 return Poll::Pending;
             }
-            State::Orphaned | State::Posted(_) | State::Stream(_) => {
-                unreachable!("only an owned operation is polled")
+            State::Orphaned => return Poll::Pending,
+            State::Posted(_) | State::Stream(_) => {
+                unreachable!("a future polls only the operation that it started")
             }
         }
         let entry = self.entries.remove(key.index as usize);
@@ -157,14 +159,14 @@ impl Ops {
         let Some(entry) = self.entry(key) else {
             return Orphan {
                 in_flight: false,
-                _held: None,
+                held: None,
             };
         };
         if matches!(entry.state, State::Completed(_)) {
             let entry = self.entries.remove(key.index as usize);
             return Orphan {
                 in_flight: false,
-                _held: Some(entry.state),
+                held: Some(entry.state),
             };
         }
         // An orphan keeps no task and no socket alive.
@@ -172,7 +174,7 @@ impl Ops {
         self.orphaned += 1;
         Orphan {
             in_flight: true,
-            _held: Some(before),
+            held: Some(before),
         }
     }
 

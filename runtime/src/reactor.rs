@@ -16,7 +16,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::buf::{BufPool, SharedBuf};
@@ -141,7 +141,7 @@ pub trait Unpark: Send + Sync + fmt::Debug {
     fn unpark(&self);
 
     /// The ring that a message would wake, for reactors on a ring.
-    fn ring(&self) -> Option<RawFd> {
+    fn ring(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }

@@ -183,6 +183,7 @@ mod tests {
 #[cfg(all(test, loom))]
 mod model {
     use super::*;
+    use loom::sync::atomic::AtomicBool;
     use loom::sync::{Arc, Notify};
     use loom::thread;
 
@@ -207,6 +208,40 @@ mod model {
                 .into_iter()
                 .map(|thread| thread.join().expect("no panic"));
             assert_eq!(items.len() + threads.sum::<usize>(), 2);
+        });
+    }
+
+    /// As `RootWake` does it: a flag of one's own, and then a word to the owner, who looks at the
+    /// flag between collecting and sleeping.
+    #[test]
+    fn no_flag_is_overlooked() {
+        loom::model(|| {
+            let remote = Arc::new(Remote::<()>::new());
+            let (flag, unpark) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+            let waker = {
+                let (remote, flag, unpark) = (remote.clone(), flag.clone(), unpark.clone());
+                thread::spawn(move || {
+                    flag.store(true, Ordering::Release);
+                    if remote.notify() {
+                        unpark.notify();
+                    }
+                })
+            };
+            let mut items = VecDeque::new();
+            loop {
+                if remote.is_notified() {
+                    remote.collect(&mut items);
+                }
+                if flag.load(Ordering::Relaxed) {
+                    assert!(flag.swap(false, Ordering::AcqRel));
+                    break;
+                }
+                if remote.prepare_sleep() {
+                    unpark.wait(); // a wake that is lost is a deadlock, which loom reports
+                    remote.awake();
+                }
+            }
+            waker.join().expect("no panic");
         });
     }
 

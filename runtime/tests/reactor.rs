@@ -91,6 +91,7 @@ bodies! {
     many_sockets_at_once
     held_buffers_delay_and_lose_nothing
     buffers_that_come_back_wake_the_receiver
+    a_burst_after_held_buffers_came_back_is_heard
     a_dropped_receive_loses_nothing
     receives_that_were_dropped_leave_nothing_behind
     two_receivers_share_a_socket
@@ -376,6 +377,30 @@ async fn buffers_that_come_back_wake_the_receiver() {
         drop(first);
     };
     futures::join!(expect(&b, b"second"), releases);
+}
+
+async fn a_burst_after_held_buffers_came_back_is_heard() {
+    let b = socket_with(&UdpOptions {
+        recv_buffers: 8,
+        ..UdpOptions::default()
+    });
+    let a = socket();
+    for hold in (0..=8).rev() {
+        let mut held = Vec::new();
+        for _ in 0..hold {
+            send(&a, b"held", &b).await;
+            held.push(b.recv_datagram().await.expect("no error"));
+        }
+        drop(held);
+        // The world may not have got them back yet when this burst comes.
+        for number in 0..20u8 {
+            let posted = a.post_to(SharedBuf::copy_from(&[number]), b.local_addr());
+            posted.expect("there is room");
+        }
+        for number in 0..20u8 {
+            expect(&b, &[number]).await;
+        }
+    }
 }
 
 async fn a_dropped_receive_loses_nothing() {

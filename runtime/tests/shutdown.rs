@@ -2,6 +2,7 @@
 
 mod counted;
 
+use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -12,8 +13,10 @@ use counted::{Counts, runtime};
 use futures::FutureExt;
 use viewring_runtime::buf::SharedBuf;
 use viewring_runtime::net::UdpSocket;
-use viewring_runtime::time::{Timer, interval, sleep};
-use viewring_runtime::{Config, JoinError, Runtime, Uring, UringConfig, nop, spawn, yield_now};
+use viewring_runtime::time::{Timer, interval, sleep, timeout};
+use viewring_runtime::{
+    Config, Gone, JoinError, Runtime, Uring, UringConfig, nop, spawn, yield_now,
+};
 
 fn localhost() -> SocketAddr {
     "127.0.0.1:0".parse().expect("an address")
@@ -217,6 +220,33 @@ fn what_outlives_its_runtime_is_harmless() {
         });
         drop((timer, datagram, socket));
         assert_eq!(counts.get(), (1, 1, 0));
+    });
+}
+
+#[test]
+fn who_waits_on_another_runtime_is_told() {
+    let _alone = alone();
+    let (first, second) = (runtime(), runtime());
+    let (socket, trip) = first.block_on(async {
+        let mut trip = Box::pin(nop());
+        assert!(futures::poll!(&mut trip).is_pending());
+        (socket(), trip)
+    });
+    second.block_on(async {
+        let to = socket.local_addr();
+        let waits = spawn(async move {
+            let received = socket.recv_datagram().map(|received| received.map(drop));
+            let sent = socket.send_to(b"x", to);
+            futures::join!(received, sent, trip)
+        });
+        yield_now().await;
+        drop(first);
+        let told = timeout(Duration::from_secs(5), waits).await.expect("told");
+        let (received, sent, trip) = told.expect("no panic");
+        let gone = |error: io::Error| error.downcast::<Gone>().is_ok();
+        assert!(received.is_err_and(gone));
+        assert!(sent.is_err_and(gone));
+        assert!(trip.is_err_and(gone));
     });
 }
 

@@ -165,6 +165,68 @@ fn a_receive_that_ended_for_want_of_buffers_goes_on() {
 }
 
 #[test]
+fn whatever_a_receiver_holds_and_gives_back_it_is_never_deaf() {
+    let mut random = 0x1234_5678_9ABC_DEF0u64;
+    let mut below = |bound: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % bound
+    };
+    for round in 0..100 {
+        let config = UringConfig {
+            submission_entries: 2,
+            completion_entries: [2, 4, 8, 64, 512][below(5) as usize],
+        };
+        let options = UdpOptions {
+            recv_buffers: 1 + below(if round % 2 == 0 { 12 } else { 80 }) as usize,
+            ..UdpOptions::default()
+        };
+        run(&config, async {
+            let a = UdpSocket::bind(localhost()).expect("a socket");
+            let b = UdpSocket::bind_with(localhost(), &options).expect("a socket");
+            let (mut held, mut sent, mut got) = (Vec::new(), 0, 0);
+            for _ in 0..200 {
+                match below(8) {
+                    0 | 1 => {
+                        for _ in 0..below(40).min(100 - (sent - got)) {
+                            let payload = [b'x'; 4];
+                            let len = below(5) as usize;
+                            let payload = SharedBuf::copy_from(&payload[..len]);
+                            let posted = a.post_to(payload, b.local_addr());
+                            sent += u64::from(posted.is_ok());
+                        }
+                    }
+                    2 | 3 => {
+                        for _ in 0..below(40) {
+                            let patience = Duration::from_micros(below(200));
+                            let received = timeout(patience, b.recv_datagram()).await;
+                            let Ok(received) = received else { break };
+                            held.push(received.expect("no error"));
+                            got += 1;
+                        }
+                    }
+                    4 => held.truncate(below(held.len() as u64 + 1) as usize),
+                    5 => yield_now().await,
+                    6 => {
+                        let taken = b.try_recv_many(&mut held, below(20) as usize);
+                        got += taken.expect("no error") as u64;
+                    }
+                    _ => sleep(Duration::from_micros(below(100))).await,
+                }
+            }
+            held.clear();
+            while got < sent {
+                let received = timeout(Duration::from_secs(5), b.recv_datagram()).await;
+                let received = received.unwrap_or_else(|_| panic!("{options:?} {:?}", b.stats()));
+                received.expect("no error");
+                got += 1;
+            }
+        });
+    }
+}
+
+#[test]
 fn a_receive_that_ended_by_overflow_goes_on() {
     let tiny = UringConfig {
         submission_entries: 4,

@@ -48,7 +48,7 @@ struct State {
     batch: Vec<Datagram>,
     /// Why the socket is of no more use: for `recv` to return, once nothing is in hand.
     error: Option<io::Error>,
-    /// How many more datagrams may be taken before `recv` lets other tasks run.
+    /// How many more datagrams and messages may be read before `recv` lets other tasks run.
     allowance: usize,
 }
 
@@ -199,8 +199,10 @@ impl Endpoint {
 impl State {
     fn next(&mut self) -> Option<Message> {
         loop {
-            if let Some(message) = self.inbox.next(&mut self.stats) {
-                return Some(message);
+            let message = self.inbox.next(&mut self.stats);
+            if message.is_some() {
+                self.allowance = self.allowance.saturating_sub(1);
+                return message;
             }
             let datagram = self.arrived.pop_front()?;
             self.allowance = self.allowance.saturating_sub(1);
@@ -267,6 +269,6 @@ fn is_passing(error: &io::Error) -> bool {
 /// Datagrams taken from the socket at a time.
 const BATCH_MAX: usize = 64;
 
-/// Datagrams read before `recv` lets other tasks run, or else a flood would starve the timeouts
-/// around it.
-const ALLOWANCE: usize = 256;
+/// Datagrams and messages read before `recv` lets other tasks run, or else a flood would starve the
+/// timeouts around it.
+const ALLOWANCE: usize = 512;

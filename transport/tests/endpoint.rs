@@ -313,6 +313,27 @@ fn a_receiver_with_much_in_hand_lets_others_run() {
 }
 
 #[test]
+fn a_receiver_of_many_messages_in_few_datagrams_lets_others_run_too() {
+    run(async {
+        let (a, b) = (bind(1), bind(2));
+        assert!(glance(&b).await.is_none());
+        for _ in 0..2_000 {
+            a.send(b.local_addr(), KIND, b"").expect("short");
+        }
+        a.flush();
+        sleep(Duration::from_millis(5)).await;
+        let (mut messages, mut rests) = (0, 0);
+        while messages < 2_000 {
+            match glance(&b).await {
+                Some(_) => messages += 1,
+                None => rests += 1,
+            }
+        }
+        assert!((3..10).contains(&rests), "{rests} rests in 2,000 messages");
+    });
+}
+
+#[test]
 fn binding_says_what_is_wrong() {
     run(async {
         let fault = |addr, config| Endpoint::bind(addr, config).expect_err("it cannot be bound");

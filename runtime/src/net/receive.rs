@@ -73,7 +73,7 @@ impl Receiver {
     /// Makes sure that the operation is in flight; false while there are too few buffers.
     pub(super) fn arm_if_possible(self: &Rc<Self>) -> bool {
         if self.armed.get().is_none() {
-            if self.starved.get() && self.pool.available() < self.enough() {
+            if self.starved.get() && self.pool.unheld() < self.enough() {
                 return false;
             }
             self.arm();
@@ -88,7 +88,7 @@ impl Receiver {
         }
     }
 
-    /// So many free buffers are worth a new start: with fewer it would soon end again.
+    /// So many buffers that nobody holds are worth a new start: with fewer it would soon end again.
     fn enough(&self) -> usize {
         self.pool.limit().div_ceil(4)
     }
@@ -186,10 +186,7 @@ impl Future for Receive<'_> {
         if !receiver.arm_if_possible() {
             // Starved, and the queue is empty: others hold the buffers. Wait for some.
             let (pool, enough) = (&receiver.pool, receiver.enough());
-            if pool
-                .poll_available(enough, &mut this.buffers, cx)
-                .is_ready()
-            {
+            if pool.poll_unheld(enough, &mut this.buffers, cx).is_ready() {
                 pool.leave(&mut this.buffers);
                 receiver.arm();
             }

@@ -351,7 +351,7 @@ impl Future for SendBuf<'_> {
         if let Some(buf) = this.pool.take() {
             return Poll::Ready(buf);
         }
-        let polled = this.pool.poll_available(1, &mut this.place, cx);
+        let polled = this.pool.poll_unheld(1, &mut this.place, cx);
         debug_assert!(polled.is_pending(), "there was none");
         Poll::Pending
     }

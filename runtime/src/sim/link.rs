@@ -37,7 +37,8 @@ pub struct Delay {
     pub min: Duration,
     /// The mean of what is on top.
     pub mean: Duration,
-    /// The probability that what is on top is multiplied by `tail_factor`.
+    /// The probability that what is on top is multiplied by `tail_factor`. Others overtake such a
+    /// packet.
     pub tail: f64,
     /// See `tail`.
     pub tail_factor: u32,
@@ -175,11 +176,13 @@ impl LinkState {
             tail_factor,
         } = self.knobs.delay;
         let mut above = self.delay.exponential(mean);
-        if self.delay.chance(tail) {
+        let straggles = self.delay.chance(tail);
+        if straggles {
             above = above.saturating_mul(tail_factor);
         }
         let arrival = now + min.saturating_add(above).saturating_add(extra);
-        if !extra.is_zero() || self.reordering.chance(self.knobs.reordering) {
+        // What is held up is overtaken: else one packet would stop a link for minutes.
+        if straggles || !extra.is_zero() || self.reordering.chance(self.knobs.reordering) {
             return arrival;
         }
         self.last_arrival = self.last_arrival.max(arrival);

@@ -29,6 +29,7 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,9 +125,7 @@ impl Uring {
             .message_ring
             .then(|| ring.duplicate())
             .transpose();
-        let unparker = duplicate
-            .and_then(Unparker::new)
-            .map_err(SetupError::of)?;
+        let unparker = duplicate.and_then(Unparker::new).map_err(SetupError::of)?;
         Ok(Self {
             ring,
             slots: Slots::default(),
@@ -424,16 +423,17 @@ impl Reactor for Uring {
         if !self.ring.capabilities().message_ring {
             return false;
         }
-        let Some(ring) = peer.ring() else {
+        let Some(ring) = peer.ring().map(|ring| types::Fd(ring.as_raw_fd())) else {
             return false;
         };
         let index = self.messages.insert(Arc::clone(peer)) as u32;
         self.counters.messages_sent += 1;
         let message = UserData::MessageReceived.encode();
-        let entry = opcode::MsgRingData::new(types::Fd(ring), 0, message, None)
+        let entry = opcode::MsgRingData::new(ring, 0, message, None)
             .build()
             .user_data(UserData::MessageSent(index).encode());
-        // SAFETY: it names no memory; the descriptor stays open while `messages` holds the peer.
+        // SAFETY: it names no memory; the descriptor is borrowed of the peer, and so stays open
+        // while `messages` holds that.
         unsafe { self.ring.push(entry) };
         true
     }

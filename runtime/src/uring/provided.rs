@@ -1,9 +1,9 @@
 //! Provided buffers: a ring of buffers that the kernel picks from when a datagram arrives.
 //!
-//! **Provided invariant.** `lent[id]` holds the [`Buf`] of every buffer id that stands in the ring
-//! or that the kernel may have taken from it. It stays there, untouched by us, until a completion
-//! names the id. So the kernel writes only to memory that nobody else reads or writes. The ring's
-//! own memory lives until the group is unregistered or the io_uring instance is gone.
+//! **Provided invariant.** `lent[id]` holds the [`Lent`] buffer of every buffer id that stands in
+//! the ring or that the kernel may have taken from it. It stays there, untouched by us, until a
+//! completion names the id. So the kernel writes only to memory that nobody else reads or writes.
+//! The ring's own memory lives until the group is unregistered or the io_uring instance is gone.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
-use crate::buf::{Buf, BufPool};
+use crate::buf::{Buf, BufPool, Lent};
 
 /// The largest page of any Linux: what is aligned to it is aligned to a page.
 const PAGE: usize = 65_536;
@@ -26,7 +26,7 @@ pub(super) struct Provided {
     /// Where the next buffer is added; wraps like the kernel's.
     tail: u16,
     /// By buffer id.
-    lent: Vec<Option<Buf>>,
+    lent: Vec<Option<Lent>>,
     /// The ids that are not lent.
     unused: Vec<u16>,
 }
@@ -35,7 +35,10 @@ impl Provided {
     /// Registers a group for the buffers of `pool`, at most 32,768; lends none yet.
     pub(super) fn register(ring: &IoUring, group: u16, pool: BufPool) -> io::Result<Self> {
         let buffers = u16::try_from(pool.limit()).map_err(io::Error::other)?;
-        let memory = RingMemory::new(buffers.next_power_of_two());
+        let entries = buffers
+            .checked_next_power_of_two()
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let memory = RingMemory::new(entries);
         let (address, entries) = (memory.base.as_ptr() as u64, memory.entries);
         // SAFETY: io_uring_register_buf_ring(3) asks for a page-aligned ring of `entries` entries
         // that stays valid until it is unregistered: `RingMemory` is page-aligned and that long,
@@ -65,7 +68,7 @@ impl Provided {
     pub(super) fn refill(&mut self) {
         let before = self.tail;
         while !self.unused.is_empty()
-            && let Some(mut buf) = self.pool.take()
+            && let Some(mut buf) = self.pool.lend()
         {
             let Some(id) = self.unused.pop() else { break };
             let storage = buf.storage_mut();
@@ -85,9 +88,9 @@ impl Provided {
 
     /// The buffer that a completion named: the kernel has let go of it. `None` if it was not lent.
     pub(super) fn take(&mut self, id: u16) -> Option<Buf> {
-        let buf = self.lent.get_mut(usize::from(id))?.take()?;
+        let lent = self.lent.get_mut(usize::from(id))?.take()?;
         self.unused.push(id);
-        Some(buf)
+        Some(lent.end())
     }
 
     /// Ends the group. Call it only when no receive of the group is in flight.

@@ -51,8 +51,12 @@ impl Slots {
     ///
     /// # Panics
     /// When the slot is taken. The slot invariant rests on this, so it is checked, whatever the
-    /// caller does.
+    /// caller does. And when the generation is too wide for a completion to bring it back.
     pub(super) fn occupy(&mut self, key: OpKey, held: Held) -> *mut KernelShared {
+        assert!(
+            key.generation >> OpKey::GENERATION_BITS == 0,
+            "{key:?} has too great a generation"
+        );
         let index = key.index as usize;
         while self.slots.len() <= index {
             let shared = KernelShared {

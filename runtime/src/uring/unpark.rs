@@ -4,7 +4,7 @@
 use std::cell::UnsafeCell;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use io_uring::{opcode, squeue, types};
@@ -44,8 +44,8 @@ impl Unpark for Unparker {
         let _full = (&self.eventfd).write(&1u64.to_ne_bytes());
     }
 
-    fn ring(&self) -> Option<RawFd> {
-        self.ring.as_ref().map(AsRawFd::as_raw_fd)
+    fn ring(&self) -> Option<BorrowedFd<'_>> {
+        self.ring.as_ref().map(AsFd::as_fd)
     }
 }
 
