@@ -148,7 +148,8 @@ fn unsafe_code_lives_in_one_folder() {
 #[test]
 fn no_behaviour_depends_on_a_cfg() {
     let mut faults = Vec::new();
-    for source in sources() {
+    let own = |source: &Source| source.path == "examples/tests/tree.rs";
+    for source in sources().into_iter().filter(|source| !own(source)) {
         for (number, line) in code(&source) {
             let Some(at) = line.find("cfg(").or_else(|| line.find("cfg!(")) else {
                 continue;

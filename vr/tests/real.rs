@@ -31,7 +31,7 @@ async fn start(replicas: &[SocketAddr], id: u8) -> JoinHandle<()> {
         .await
         .expect("the port is free");
     spawn(async move {
-        let _ = node.run().await;
+        let _failed = node.run().await;
     })
 }
 

@@ -44,7 +44,7 @@ impl Exit {
         (
             Self::Broken,
             5,
-            "demo: acknowledged data was lost, or an operation executed twice",
+            "demo: acknowledged data was lost, or an operation executed twice; sim: a seed failed",
         ),
     ];
 

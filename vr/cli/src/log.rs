@@ -7,11 +7,21 @@ use tracing_subscriber::EnvFilter;
 
 use crate::exit::Failure;
 
-/// Starts logging: warnings only, or for a replica what it does; more with `-v`, `-vv`. RUST_LOG
-/// overrides it all.
-pub(crate) fn start(replica: bool, verbose: u8) -> Result<(), Failure> {
-    let levels = ["warn", "info", "debug", "trace"];
-    let level = levels[(usize::from(replica) + usize::from(verbose)).min(levels.len() - 1)];
+/// How much is logged without being asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wont {
+    /// Nothing: where thousands of replicas get into trouble, it is no news.
+    Nothing,
+    /// Warnings only.
+    Warnings,
+    /// What a replica does.
+    Deeds,
+}
+
+/// Starts logging; more with `-v`, `-vv`. RUST_LOG overrides it all.
+pub(crate) fn start(wont: Wont, verbose: u8) -> Result<(), Failure> {
+    let levels = ["off", "warn", "info", "debug", "trace"];
+    let level = levels[(wont as usize + usize::from(verbose)).min(levels.len() - 1)];
     let filter = match env::var(EnvFilter::DEFAULT_ENV) {
         Ok(directives) if !directives.is_empty() => EnvFilter::try_new(&directives)
             .map_err(|error| Failure::usage(format_args!("the variable RUST_LOG: {error}")))?,

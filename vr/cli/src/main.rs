@@ -11,6 +11,7 @@ mod meter;
 mod output;
 mod replica;
 mod settings;
+mod sim;
 mod status;
 mod usage;
 
@@ -39,6 +40,7 @@ enum Command {
     Kv(kv::Args),
     Bench(bench::Args),
     Status(status::Args),
+    Sim(sim::Args),
 }
 
 const EXAMPLES: &str = "\
@@ -47,7 +49,8 @@ Examples:
   viewring config --replicas 3 > cluster.toml     describe a group,
   viewring replica --config cluster.toml --id 0   run each of its replicas (--id 1, --id 2),
   viewring kv --config cluster.toml put colour green
-  viewring bench --config cluster.toml --clients 32";
+  viewring bench --config cluster.toml --clients 32
+  viewring sim --seeds 1000                       a thousand groups where everything goes wrong";
 
 fn main() -> ExitCode {
     let program = match Program::try_parse() {
@@ -58,10 +61,13 @@ fn main() -> ExitCode {
 }
 
 fn run(program: Program) -> Result<Exit, Failure> {
-    log::start(
-        matches!(program.command, Command::Replica(_)),
-        program.verbose,
-    )?;
+    let wont = match program.command {
+        Command::Replica(_) => log::Wont::Deeds,
+        Command::Sim(_) => log::Wont::Nothing,
+        Command::Demo(_) | Command::Config(_) | Command::Kv(_) => log::Wont::Warnings,
+        Command::Bench(_) | Command::Status(_) => log::Wont::Warnings,
+    };
+    log::start(wont, program.verbose)?;
     match program.command {
         Command::Demo(args) => demo::run(&args),
         Command::Config(args) => config::run(&args),
@@ -69,6 +75,7 @@ fn run(program: Program) -> Result<Exit, Failure> {
         Command::Kv(args) => kv::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Sim(args) => sim::run(&args),
     }
 }
 

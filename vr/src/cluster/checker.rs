@@ -1,14 +1,38 @@
 //! What must hold of a group, watched from outside the replicas.
 //!
 //! The checker sees each replica after each of its turns, and every execution, and remembers: what
-//! was ever held, committed, executed. It compares with that memory, never with a replica: a
-//! replica may be wrong. A violation panics, which the world reports with its seed.
+//! was ever held, committed, executed. It also reads what the replicas send (`sent.rs`). It
+//! compares with that memory, never with a replica: a replica may be wrong. A violation panics,
+//! which the world reports with its seed.
+//!
+//! | what must hold | where |
+//! |---|---|
+//! | executed <= commit <= op, log view <= view, normal: equal | `check_monotone` |
+//! | view, log view, commit, executed never fall in a life | `check_monotone` |
+//! | nobody acknowledges what is not of its view's log | `sent.rs`: `prepare_ok` |
+//! | who is no member says nothing but Hello, and stays outside | `sent`, `turned` |
+//! | entries are chained, the window bounds what is uncommitted | `check_log`, `check_window` |
+//! | received bytes do no harm | garbled frames in every run; `tests/hostile.rs` |
+//! | one primary a view, one log a view | `check_primary`, `check_log`, `sent.rs`: `start_view` |
+//! | one entry is committed at an op-number, for ever | `check_commits` |
+//! | what is committed a quorum has held, and acknowledged | `check_commits`, `check_backed` |
+//! | a view starts with all that was committed before | `check_primary` |
+//! | a DoViewChange covers what its sender acknowledged | `sent.rs`: `do_view_change` |
+//! | equal state machines after equally many operations | `run.rs`: `Copies` |
+//! | a request is executed once, all its replies are the same | `applied`, `sent.rs`: `reply` |
+//! | no reply for what is not committed | `acknowledged` |
+//! | what clients were told is linearizable | `history.rs`, `linearizability.rs` |
+//! | a healed group answers, agrees, and keeps its view | `stage.rs`: `finish` |
+//!
+//! Not here: what needs a disk, leases or other members.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map;
+use std::ops::RangeInclusive;
 
 use viewring_protocol::{
-    Checksum, ClientId, Entry, OpNumber, Replica, ReplicaId, RequestNumber, Role, View,
+    Checksum, ClientId, Entry, Ignored, OpNumber, Replica, ReplicaId, ReplicaSet, RequestNumber,
+    Role, View, WaitingReason,
 };
 
 use super::sometimes::{Mark, Marks};
@@ -16,19 +40,25 @@ use super::sometimes::{Mark, Marks};
 /// The memory.
 #[derive(Debug)]
 pub struct Checker {
-    quorum: usize,
+    pub(super) quorum: usize,
     /// What was first seen to be committed, from op-number 1, and in the log of which view.
     committed: Vec<(Checksum, View)>,
     /// A hash of the result of each operation, by op-number.
-    results: BTreeMap<OpNumber, u64>,
+    pub(super) results: BTreeMap<OpNumber, u64>,
     /// At which op-number a request was executed.
-    executed: BTreeMap<(ClientId, RequestNumber), OpNumber>,
+    pub(super) executed: BTreeMap<(ClientId, RequestNumber), OpNumber>,
     /// Which replicas have ever held an entry, as bits.
     held: BTreeMap<(OpNumber, Checksum), u8>,
     /// The log of each view, as far as anyone has had it.
-    logs: BTreeMap<View, BTreeMap<OpNumber, Checksum>>,
+    pub(super) logs: BTreeMap<View, BTreeMap<OpNumber, Checksum>>,
     primaries: BTreeMap<View, ReplicaId>,
     replicas: Vec<Seen>,
+    /// How far each replica has acknowledged the log of each view.
+    pub(super) acknowledged: Vec<BTreeMap<View, OpNumber>>,
+    /// Replicas that were started again while the group ran, and are not of it.
+    pub(super) outside: ReplicaSet,
+    /// The first thing that a replica said and that is not so.
+    pub(super) lie: Option<String>,
     /// What has occurred that ought to occur now and then.
     pub marks: Marks,
 }
@@ -42,6 +72,8 @@ struct Seen {
     op: OpNumber,
     commit: OpNumber,
     executed: OpNumber,
+    /// Why it is no member.
+    waiting: Option<WaitingReason>,
 }
 
 impl Seen {
@@ -52,6 +84,7 @@ impl Seen {
         op: OpNumber::ZERO,
         commit: OpNumber::ZERO,
         executed: OpNumber::ZERO,
+        waiting: None,
     };
 
     fn of(replica: &Replica) -> Self {
@@ -62,6 +95,7 @@ impl Seen {
             op: replica.op(),
             commit: replica.commit(),
             executed: replica.executed(),
+            waiting: replica.waiting_reason(),
         }
     }
 }
@@ -78,13 +112,27 @@ impl Checker {
             logs: BTreeMap::new(),
             primaries: BTreeMap::new(),
             replicas: vec![Seen::NOTHING; usize::from(replicas)],
+            acknowledged: vec![BTreeMap::new(); usize::from(replicas)],
+            outside: ReplicaSet::EMPTY,
+            lie: None,
             marks: Marks::default(),
         }
+    }
+
+    /// The group has died whole: what it knew binds nobody.
+    pub fn forget(&mut self) {
+        let marks = std::mem::take(&mut self.marks);
+        let replicas = u8::try_from(self.replicas.len()).expect("a group is small");
+        *self = Self::new(replicas);
+        self.marks = marks;
     }
 
     /// A new life of a replica begins, with nothing.
     pub fn restarted(&mut self, id: ReplicaId) {
         self.replicas[usize::from(id.0)] = Seen::NOTHING;
+        if !self.primaries.is_empty() {
+            self.outside.insert(id);
+        }
     }
 
     /// A replica's turn has ended.
@@ -92,16 +140,33 @@ impl Checker {
     /// # Panics
     /// When something does not hold.
     pub fn turned(&mut self, replica: &Replica) {
+        self.check_truth();
         let before = self.replicas[usize::from(replica.id().0)];
         let now = Seen::of(replica);
+        assert!(
+            now.role == Role::Recovering || !self.outside.contains(replica.id()),
+            "{:?} has lost its memory and takes part",
+            replica.id()
+        );
         self.check_monotone(replica.id(), before, now);
         self.check_log(replica, before, now);
         self.check_commits(replica, before, now);
         if now.role == Role::Primary {
             self.check_primary(replica, before);
+            self.check_window(replica, now);
         }
         self.mark(replica, before, now);
         self.replicas[usize::from(replica.id().0)] = now;
+    }
+
+    /// All that was sent so far is true.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub(super) fn check_truth(&self) {
+        if let Some(lie) = &self.lie {
+            panic!("{lie}");
+        }
     }
 
     /// What only rises, rises.
@@ -126,7 +191,9 @@ impl Checker {
             now.executed <= now.commit && now.commit <= now.op,
             "{id:?}: {now:?}"
         );
+        let normal = matches!(now.role, Role::Primary | Role::Backup);
         assert!(now.log_view <= now.view, "{id:?}: {now:?}");
+        assert!(!normal || now.log_view == now.view, "{id:?}: {now:?}");
     }
 
     /// Any two fragments of the log of one view agree.
@@ -144,6 +211,11 @@ impl Checker {
         for number in first.0 + 1..=now.op.0 {
             let op = OpNumber(number);
             let checksum = checksum_at(replica, op);
+            if number > 1 {
+                let parent = replica.entry(op).map(Entry::parent);
+                let chained = parent == Some(checksum_at(replica, OpNumber(number - 1)));
+                assert!(chained, "{:?}: {op:?} does not follow", replica.id());
+            }
             let known = *log.entry(op).or_insert(checksum);
             assert_eq!(
                 known,
@@ -181,8 +253,36 @@ impl Checker {
                 "{:?} committed {op:?}, which only {holders} replicas have ever had",
                 replica.id()
             );
+            self.check_backed(replica.id(), op, before.log_view..=now.log_view);
             self.committed.push((checksum, now.log_view));
         }
+    }
+
+    /// Whoever knows first that an entry is committed has counted acknowledgements.
+    /// A turn may be of several views.
+    fn check_backed(&self, id: ReplicaId, op: OpNumber, views: RangeInclusive<View>) {
+        let others = self.acknowledged.iter().enumerate();
+        let others = others.filter(|(other, _)| *other != usize::from(id.0));
+        let backers = others
+            .filter(|(_, acknowledged)| {
+                let mut range = acknowledged.range(views.clone());
+                range.any(|(_, &up_to)| up_to >= op)
+            })
+            .count();
+        assert!(
+            backers + 1 >= self.quorum,
+            "{id:?} committed {op:?} in {views:?}, which {backers} others have acknowledged"
+        );
+    }
+
+    /// A primary takes no more than may be uncommitted.
+    fn check_window(&self, replica: &Replica, now: Seen) {
+        let uncommitted = now.op.0 - now.commit.0;
+        assert!(
+            uncommitted <= replica.options().window,
+            "{:?} has {uncommitted} uncommitted operations",
+            replica.id()
+        );
     }
 
     /// One primary a view, and its log holds everything that was committed in earlier ones.
@@ -272,6 +372,16 @@ impl Checker {
         self.primaries.last_key_value().map(|(_, id)| *id)
     }
 
+    /// What a replica does, as last seen.
+    pub fn role(&self, id: ReplicaId) -> Role {
+        self.replicas[usize::from(id.0)].role
+    }
+
+    /// The last entry of a replica's log, as last seen.
+    pub fn op(&self, id: ReplicaId) -> OpNumber {
+        self.replicas[usize::from(id.0)].op
+    }
+
     /// Whether these replicas are normal in one view and have executed everything committed.
     pub fn have_converged(&self, replicas: impl Iterator<Item = ReplicaId>) -> bool {
         let commits = OpNumber(self.commits());
@@ -292,16 +402,25 @@ impl Checker {
     /// Each replica's state in a line, for a report.
     pub fn table(&self) -> String {
         let line = |(id, seen): (usize, &Seen)| {
+            let waiting = seen.waiting.map(|reason| format!("  {reason}"));
             format!(
-                "replica {id}  {:<10}  view {:>3}  log view {:>3}  op {:>5}  commit {:>5}\n",
+                "replica {id}  {:<10}  view {:>3}  log view {:>3}  op {:>5}  commit {:>5}{}\n",
                 format!("{:?}", seen.role),
                 seen.view.0,
                 seen.log_view.0,
                 seen.op.0,
-                seen.commit.0
+                seen.commit.0,
+                waiting.unwrap_or_default()
             )
         };
         self.replicas.iter().enumerate().map(line).collect()
+    }
+
+    /// What the log of a view has at an op-number, as far as anyone has had it.
+    pub(super) fn entry_of(&self, view: View, op: OpNumber) -> Option<Checksum> {
+        let in_log = self.logs.get(&view).and_then(|log| log.get(&op)).copied();
+        let index = usize::try_from(op.0).ok()?.checked_sub(1)?;
+        in_log.or_else(|| self.committed.get(index).map(|&(checksum, _)| checksum))
     }
 
     fn mark_new_view(&mut self, replica: &Replica, before: Seen) {
@@ -331,6 +450,16 @@ impl Checker {
         if replica.is_abdicating() {
             self.marks.hit(Mark::Abdication);
         }
+        let ignored = |reason| replica.counters().ignored(reason) > 0;
+        if ignored(Ignored::OtherGroup) {
+            self.marks.hit(Mark::DeadGroupIgnored);
+        }
+        if ignored(Ignored::StaleNonce) {
+            self.marks.hit(Mark::StaleAnswerIgnored);
+        }
+        if ignored(Ignored::Diverged) {
+            self.marks.hit(Mark::OtherLogIgnored);
+        }
         let views_skipped = now.view.0 > before.view.0 + 1;
         if views_skipped {
             self.marks.hit(Mark::ViewSkipped);
@@ -359,7 +488,7 @@ fn checksum_at(replica: &Replica, op: OpNumber) -> Checksum {
 }
 
 /// FNV-1a: results are compared by it, among friends.
-fn hash_of(bytes: &[u8]) -> u64 {
+pub(super) fn hash_of(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

@@ -370,7 +370,7 @@ mod tests {
                         swapped: None,
                     }
                 }
-                act => act,
+                Act::Write(_) | Act::Read(_) | Act::CompareAndSwap { .. } => act,
             };
             Operation {
                 called,

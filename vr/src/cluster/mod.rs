@@ -52,12 +52,13 @@ pub use self::faults::Faults;
 pub use self::history::{History, Pending};
 pub use self::linearizability::{Act, Operation, Value, is_linearizable};
 pub use self::run::{Failure, Report, RunConfig, run_seed, run_seed_twice};
-pub use self::script::{ScriptError, run_script};
+pub use self::script::{ScriptError, run_script, run_script_with};
 pub use self::sometimes::{Mark, Marks};
 pub use self::workload::{Book, Workload};
+pub use crate::node::{Planted, WaitBug};
 
 use crate::client::{Client, ClientConfig};
-use crate::node::{Node, NodeConfig, Observer, Planted, Timeouts};
+use crate::node::{Node, NodeConfig, Observer, Timeouts};
 use crate::state_machine::StateMachine;
 
 /// How a simulated group is made.
@@ -102,8 +103,11 @@ pub struct Cluster {
     nodes: Vec<NodeId>,
     addresses: Vec<SocketAddr>,
     checker: Rc<RefCell<Checker>>,
-    start: Rc<dyn Fn(&mut World, NodeId, NodeConfig, Watch)>,
+    start: Rc<Start>,
 }
+
+/// How a replica is started on its node.
+type Start = dyn Fn(&mut World, NodeId, NodeConfig, Watch);
 
 /// The name of every simulated group.
 const CLUSTER: u64 = 1;
@@ -182,7 +186,8 @@ impl Cluster {
         );
         assert!(
             formed.is_ok(),
-            "the group has not formed:\n{}",
+            "the group has not formed, at {:?}:\n{}",
+            self.world.now(),
             checker.borrow().table()
         );
     }

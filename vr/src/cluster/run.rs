@@ -1,19 +1,22 @@
 //! One seed: a whole run, from the forming of the group to the last answer.
 
-use std::cell::RefCell;
+use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 use std::time::Duration;
 
-use viewring_protocol::ReplicaId;
-use viewring_runtime::sim::{Event, Keep, Random, World};
+use viewring_protocol::wire;
+use viewring_runtime::sim::{Event, Keep, Random, Verdict};
 
-use super::faults::{Adversary, Faults};
+use super::ClusterConfig;
+use super::adversary::Adversary;
+use super::faults::Faults;
+use super::sent::frames;
 use super::sometimes::Marks;
-use super::workload::{Book, Caller, Workload};
-use super::{Cluster, ClusterConfig};
-use crate::kv::Kv;
+use super::stage::Stage;
+use super::workload::Workload;
+use crate::kv::Operation;
+use crate::node::Planted;
 
 /// What a run is made of besides its seed.
 #[derive(Clone, Debug)]
@@ -30,6 +33,8 @@ pub struct RunConfig {
     pub faults: Option<Faults>,
     /// Whether to keep a trace of all events.
     pub trace: bool,
+    /// What every replica does wrong: for tests of tests.
+    pub bug: Option<Planted>,
 }
 
 impl RunConfig {
@@ -39,10 +44,16 @@ impl RunConfig {
             replicas,
             clients: 4,
             faults_for: Duration::from_secs(8),
-            bound: Duration::from_secs(60),
+            bound: Duration::from_secs(30),
             faults: None,
             trace: false,
+            bug: None,
         }
+    }
+
+    /// The run of a seed in a batch: three or five replicas, by turns.
+    pub fn of_seed(seed: u64) -> Self {
+        Self::new(if seed.is_multiple_of(2) { 3 } else { 5 })
     }
 }
 
@@ -72,11 +83,23 @@ pub struct Failure {
     pub seed: u64,
     /// What did not hold, and the last events.
     pub message: String,
+    /// Each replica's state, as last seen.
+    pub table: String,
+    /// The last events, or all.
+    pub trace: Vec<Event>,
+}
+
+impl Failure {
+    /// What did not hold, in a line.
+    pub fn headline(&self) -> &str {
+        self.message.lines().next().unwrap_or_default()
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seed {}: {}", self.seed, self.message)
+        let message = self.message.trim_end();
+        write!(f, "seed {}: {message}\n{}", self.seed, self.table)
     }
 }
 
@@ -88,19 +111,36 @@ impl std::error::Error for Failure {}
 /// [`Failure`] when an invariant is broken, an answer is impossible, or a healed group does not
 /// answer within the bound.
 pub fn run_seed(seed: u64, config: &RunConfig) -> Result<Report, Failure> {
-    caught(seed, || Run::new(seed, config).go())
+    caught(seed, || Run::new(seed, config), Run::go)
 }
 
-/// A panic is a failure: an assertion of the protocol, of the checker, or of the run.
-pub(super) fn caught(seed: u64, run: impl FnOnce() -> Report) -> Result<Report, Failure> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-        let message = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
-            .unwrap_or_else(|| String::from("a panic without words"));
-        Failure { seed, message }
+/// Makes a run and lets it go. A panic is a failure: an assertion of the protocol, of the checker,
+/// or of the run.
+pub(super) fn caught<R: AsRef<Stage>>(
+    seed: u64,
+    make: impl FnOnce() -> R,
+    go: impl FnOnce(&mut R) -> Result<Report, String>,
+) -> Result<Report, Failure> {
+    let mut run = catch_unwind(AssertUnwindSafe(make)).map_err(|panic| Failure {
+        seed,
+        message: words_of(&*panic),
+        table: String::new(),
+        trace: Vec::new(),
+    })?;
+    let ended = catch_unwind(AssertUnwindSafe(|| go(&mut run)));
+    let result = ended.unwrap_or_else(|panic| Err(words_of(&*panic)));
+    result.map_err(|message| Failure {
+        seed,
+        message,
+        table: run.as_ref().table(),
+        trace: run.as_ref().cluster.world.trace(),
     })
+}
+
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
+    text.unwrap_or_else(|| String::from("a panic without words"))
 }
 
 /// Runs one seed two times, which must give the same.
@@ -116,14 +156,19 @@ pub fn run_seed_twice(seed: u64, config: &RunConfig) -> Result<Report, Failure> 
         "two runs differ: hash {:x} and {:x}, {} and {} events",
         first.hash, second.hash, first.events, second.events
     );
-    Err(Failure { seed, message })
+    Err(Failure {
+        seed,
+        message,
+        table: String::new(),
+        trace: first.trace,
+    })
 }
 
 struct Run {
-    cluster: Cluster,
+    stage: Stage,
     config: RunConfig,
+    faults: Faults,
     adversary: Adversary,
-    book: Rc<RefCell<Book>>,
     random: Random,
 }
 
@@ -131,134 +176,112 @@ impl Run {
     fn new(seed: u64, config: &RunConfig) -> Self {
         let random = Random::new(seed).fork(1);
         let mut choices = random.fork(2);
-        let faults = config
-            .faults
-            .clone()
-            .unwrap_or_else(|| Faults::draw(&mut choices));
-        let mut cluster_config = ClusterConfig::new(config.replicas);
+        let faults = config.faults.clone();
+        let faults = faults.unwrap_or_else(|| Faults::draw(&mut choices));
+        let mut group = ClusterConfig::new(config.replicas);
+        group.bug = config.bug;
         if choices.chance(0.3) {
-            cluster_config.window = choices.between(2..=16);
+            group.window = choices.between(1..=16);
         }
-        let mut cluster = Cluster::new(seed, cluster_config, Kv::default);
-        cluster.world.keep_trace(if config.trace {
+        if choices.chance(0.2) {
+            group.datagram_bytes = choices.between(300..=1_472) as usize;
+        }
+        let keep = if config.trace {
             Keep::All
         } else {
-            Keep::Last(200)
-        });
+            Keep::Last(40)
+        };
+        let stage = Stage::new(seed, group, keep);
         Self {
-            cluster,
+            stage,
             config: config.clone(),
-            adversary: Adversary::new(faults, random.fork(3)),
-            book: Rc::default(),
+            adversary: Adversary::new(faults.clone(), random.fork(3)),
+            faults,
             random,
         }
     }
 
-    fn go(mut self) -> Report {
-        self.cluster.form();
+    fn go(&mut self) -> Result<Report, String> {
+        self.stage.cluster.form();
+        if self.faults.rebirth {
+            self.be_reborn();
+        }
         self.start_clients();
-        self.adversary.begin(&mut self.cluster);
-        let end = self.cluster.world.now() + self.config.faults_for;
-        while self.cluster.world.now() < end && self.is_busy() {
+        self.adversary.begin(&mut self.stage.cluster);
+        let end = self.stage.cluster.world.now() + self.config.faults_for;
+        while self.stage.cluster.world.now() < end && self.stage.is_busy() {
             let pause = self.adversary.pause();
-            self.cluster.world.run_for(pause);
-            self.adversary.strike(&mut self.cluster);
+            self.stage.cluster.world.run_for(pause);
+            self.adversary.strike(&mut self.stage.cluster);
         }
-        self.adversary.end(&mut self.cluster);
-        let clients = usize::from(self.config.clients);
-        let stopped = self.adversary.crashed().to_vec();
-        finish(
-            &mut self.cluster,
-            &self.book,
-            clients,
-            &stopped,
-            self.config.bound,
-        );
-        self.book.borrow().history.check();
-        report(&self.cluster, &self.book, self.config.trace)
-    }
-
-    fn start_clients(&mut self) {
-        let workload = Workload::draw(&mut self.random.fork(4));
-        for client in 0..self.config.clients {
-            let (book, checker) = (Rc::clone(&self.book), Rc::clone(self.cluster.checker()));
-            let random = self.random.fork(100 + u64::from(client));
-            let workload = workload.clone();
-            self.cluster.start_client(move |client| {
-                Caller {
-                    client,
-                    workload,
-                    random,
-                    book,
-                    checker,
-                }
-                .run()
-            });
+        self.adversary.end(&mut self.stage.cluster);
+        let without = self.adversary.out_of_order();
+        let more = self.faults.late_views();
+        self.stage.finish(&without, self.config.bound, more)?;
+        self.adversary.mend(&mut self.stage.cluster);
+        self.stage
+            .agree(self.adversary.crashed(), self.config.bound)?;
+        if self.faults.is_none() && self.stage.view() > 0 {
+            self.stage
+                .failed("a view changed while nothing was wrong")?;
         }
-    }
-
-    /// Whether a client has calls left to make.
-    fn is_busy(&self) -> bool {
-        self.book.borrow().paused < usize::from(self.config.clients)
-    }
-}
-
-/// Everything is well: every call must be answered, all replicas agree, and the view must rest.
-///
-/// # Panics
-/// When that does not come true within `bound`.
-pub(super) fn finish(
-    cluster: &mut Cluster,
-    book: &Rc<RefCell<Book>>,
-    clients: usize,
-    stopped: &[ReplicaId],
-    bound: Duration,
-) {
-    book.borrow_mut().finish = true;
-    let checker = Rc::clone(cluster.checker());
-    let table = || checker.borrow().table();
-    let answered = cluster
-        .world
-        .run_until(|_| book.borrow().finished == clients, bound);
-    assert!(
-        answered.is_ok(),
-        "a healed group does not answer:\n{}",
-        table()
-    );
-    let alive: Vec<_> = cluster
-        .replica_ids()
-        .filter(|id| !stopped.contains(id))
-        .collect();
-    let agree = |_: &World| checker.borrow().have_converged(alive.iter().copied());
-    let converged = cluster.world.run_until(agree, bound);
-    assert!(
-        converged.is_ok(),
-        "a healed group does not agree:\n{}",
-        table()
-    );
-    let view = checker.borrow().view();
-    cluster.world.run_for(Duration::from_secs(2));
-    assert_eq!(
-        checker.borrow().view(),
-        view,
-        "a live primary was replaced:\n{}",
-        table()
-    );
-}
-
-pub(super) fn report(cluster: &Cluster, book: &Rc<RefCell<Book>>, trace: bool) -> Report {
-    let checker = cluster.checker().borrow();
-    Report {
-        hash: cluster.world.event_hash(),
-        events: cluster.world.event_count(),
-        virtual_time: Duration::from_nanos(cluster.world.now().as_nanos()),
-        calls: book.borrow().history.len() as u64,
-        view_changes: checker.view_changes(),
-        marks: checker.marks.clone(),
-        trace: if trace {
-            cluster.world.trace()
+        self.stage.check();
+        Ok(self.stage.report(if self.config.trace {
+            self.stage.cluster.world.trace()
         } else {
             Vec::new()
-        },
+        }))
     }
+
+    /// The group works for a while and dies whole; another one forms. What the first one said is
+    /// under way still.
+    fn be_reborn(&mut self) {
+        let mut random = self.random.fork(5);
+        let client = self.stage.cluster.start_client(|client| async move {
+            while let Ok(mut session) = client.session().await {
+                let put = Operation::Put {
+                    key: b"of the first group",
+                    value: b"",
+                };
+                for _ in 0..10 {
+                    let _answer = session.call(&put.to_bytes()).await;
+                }
+            }
+        });
+        let (share, mut hold) = (random.unit(), random.fork(1));
+        let rule = self.stage.cluster.world.rule(move |packet| {
+            if is_hello(packet.payload()) || !hold.chance(share) {
+                return Verdict::Deliver;
+            }
+            Verdict::Duplicate(hold.any_magnitude(Duration::from_secs(20)))
+        });
+        // A Hello of a life that has ended could make the others promise a group with it, which
+        // never forms: none may be under way when they die.
+        let life = Duration::from_millis(10) + random.any_magnitude(Duration::from_secs(2));
+        self.stage.cluster.world.run_for(life);
+        drop(rule);
+        self.stage.cluster.world.crash(client);
+        self.stage.begin_again();
+        self.stage.cluster.form();
+    }
+
+    /// Some clients call at an even pace through all that happens, some in bursts.
+    fn start_clients(&mut self) {
+        let workload = Workload::draw(&mut self.random.fork(4), self.config.faults_for);
+        for client in 0..self.config.clients {
+            let random = self.random.fork(100 + u64::from(client));
+            self.stage.start_caller(&workload, random);
+        }
+    }
+}
+
+impl AsRef<Stage> for Run {
+    fn as_ref(&self) -> &Stage {
+        &self.stage
+    }
+}
+
+/// Whether a datagram may keep replicas from forming a group: a word of one that has died.
+fn is_hello(datagram: &[u8]) -> bool {
+    frames(datagram).any(|(kind, _)| kind == wire::kind::HELLO)
 }

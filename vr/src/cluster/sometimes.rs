@@ -47,6 +47,16 @@ marks! {
     OutcomeUnknown = "outcome unknown",
     /// A replica that had lost its memory waited.
     RestartedReplicaWaits = "restarted replica waits",
+    /// A message of a group that had died whole came to the next one.
+    DeadGroupIgnored = "message of a dead group ignored",
+    /// Entries came for which nobody asked any more.
+    StaleAnswerIgnored = "stale answer ignored",
+    /// Entries, or an acknowledgement, of another log came.
+    OtherLogIgnored = "message about another log ignored",
+    /// A minority was still broken when everything else was well.
+    MinorityStaysBroken = "minority stays broken",
+    /// The healed links were long.
+    FarApart = "replicas far apart",
     /// A socket's receive ended for want of buffers and began again.
     ReceiveStarved = "receive starved and re-armed",
     /// A socket's receive ended on an empty datagram, an overflow or an error, and began again.

@@ -26,19 +26,28 @@ pub struct Workload {
     pub last_calls: u32,
     /// The mean pause between two calls.
     pub pause: Duration,
+    /// The probability that there is none.
+    pub bursts: f64,
     /// Values are padded to this length; a long one does not fit into one datagram.
     pub value_bytes: usize,
 }
 
 impl Workload {
-    /// A workload as `random` decides.
-    pub fn draw(random: &mut Random) -> Self {
+    /// A workload as `random` decides, for so long.
+    pub fn draw(random: &mut Random, span: Duration) -> Self {
         let long = random.chance(0.2);
+        let calls = random.between(5..=120) as u32;
+        let bursts = if random.chance(0.5) {
+            random.unit()
+        } else {
+            0.0
+        };
         Self {
             keys: random.between(1..=5) as u8,
-            calls: random.between(10..=60) as u32,
+            calls,
             last_calls: 5,
-            pause: random.any_magnitude(Duration::from_millis(200)),
+            pause: span.div_f64(f64::from(calls) * (1.0 - bursts).max(0.05)),
+            bursts,
             value_bytes: if long {
                 random.between(1_000..=8_000) as usize
             } else {
@@ -53,6 +62,8 @@ impl Workload {
 pub struct Book {
     /// What was asked and told.
     pub history: History,
+    /// How many calls may be made before the last ones; None: as many as the workload has.
+    pub permits: Option<u32>,
     /// Clients that are done with their first calls.
     pub paused: usize,
     /// The last calls may be made.
@@ -83,7 +94,13 @@ impl Caller {
             if self.book.borrow().finish {
                 break;
             }
-            sleep(self.random.exponential(self.workload.pause)).await;
+            if !self.random.chance(self.workload.bursts) {
+                let pause = self.random.exponential(self.workload.pause);
+                sleep(pause.min(PAUSE_MAX)).await;
+            }
+            while !self.may_call() {
+                sleep(Duration::from_millis(1)).await;
+            }
             if let Step::Lost = self.step(&mut session).await {
                 session = self.register().await;
             }
@@ -98,6 +115,19 @@ impl Caller {
             }
         }
         self.book.borrow_mut().finished += 1;
+    }
+
+    /// Takes a permit, if they are limited and the last calls have not begun.
+    fn may_call(&self) -> bool {
+        let mut book = self.book.borrow_mut();
+        match &mut book.permits {
+            Some(0) => book.finish,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+            None => true,
+        }
     }
 
     async fn register(&mut self) -> Session {
@@ -118,25 +148,33 @@ impl Caller {
         let mut answer = session.call(&operation).await;
         let mut was_executed = false;
         while let Err(CallError::Unknown { .. }) = answer {
-            let mut checker = self.checker.borrow_mut();
-            checker.marks.hit(Mark::OutcomeUnknown);
-            was_executed |= checker.was_executed(session.id(), number);
-            drop(checker);
+            was_executed |= self.wonder(session.id(), number);
             answer = session.settle().await;
         }
         match answer {
             Ok(result) => {
-                let mut checker = self.checker.borrow_mut();
-                checker.acknowledged(session.id(), number, &result);
-                if was_executed {
-                    checker.marks.hit(Mark::AnsweredAgain);
-                }
-                drop(checker);
+                let request = (session.id(), number);
+                self.acknowledged(request, &result, was_executed);
                 self.told(pending, act, &result);
                 Step::Answered
             }
             Err(CallError::SessionLost) => Step::Lost,
             Err(error) => panic!("a call failed: {error}"),
+        }
+    }
+
+    /// The outcome of a call is unknown. Whether it was executed.
+    fn wonder(&self, session: u64, number: u64) -> bool {
+        let mut checker = self.checker.borrow_mut();
+        checker.marks.hit(Mark::OutcomeUnknown);
+        checker.was_executed(session, number)
+    }
+
+    fn acknowledged(&self, (session, number): (u64, u64), result: &[u8], again: bool) {
+        let mut checker = self.checker.borrow_mut();
+        checker.acknowledged(session, number, result);
+        if again {
+            checker.marks.hit(Mark::AnsweredAgain);
         }
     }
 
@@ -172,6 +210,9 @@ impl Caller {
         }
     }
 }
+
+/// No client sleeps on when everybody else is done.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 fn encode(key: u8, act: Act, value_bytes: usize) -> Vec<u8> {
     let bytes_of = |value: u64| {

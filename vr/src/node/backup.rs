@@ -18,7 +18,7 @@ impl<S: StateMachine> Node<S> {
             match timeout(silence, self.hear_primary()).await {
                 Ok(heard) => heard?,
                 Err(_elapsed) => {
-                    let _ = self.act(Replica::suspect_primary);
+                    let _changed = self.act(Replica::suspect_primary);
                 }
             }
         }

@@ -151,9 +151,11 @@ impl<S: StateMachine> Node<S> {
             Planted::Wait(WaitBug::VotesNeverExpire) => {
                 self.votes_expire_at = self.votes_expire_at + FOR_EVER;
             }
-            Planted::Wait(bug @ (WaitBug::NoBackOff | WaitBug::TransferNotRepeated)) => {
-                self.bug = Some(bug);
-            }
+            Planted::Wait(
+                bug @ (WaitBug::NoBackOff
+                | WaitBug::BackOffForgotten
+                | WaitBug::TransferNotRepeated),
+            ) => self.bug = Some(bug),
         }
     }
 
@@ -234,10 +236,15 @@ impl<S: StateMachine> Node<S> {
             self.votes_expire_at = now + self.timeouts.silence * 2;
             self.core.expire_votes();
         }
-        // A view counts as stable only after it has lasted: else the first to give up would be
-        // the same one again, for ever.
+        // A view counts as stable only after it has outlived the votes against it, which were cast
+        // while it took long to start: else they would end it, and the next one would be given no
+        // more time, for ever.
+        let lasting = match self.bug {
+            Some(WaitBug::BackOffForgotten) => self.timeouts.view_change,
+            _ => self.timeouts.silence * 4,
+        };
         let stable = matches!(self.core.role(), Role::Primary | Role::Backup)
-            && now - self.role_since >= self.timeouts.view_change;
+            && now - self.role_since >= lasting;
         if stable || self.bug == Some(WaitBug::NoBackOff) {
             self.failures = 0;
         }

@@ -17,7 +17,7 @@ impl<S: StateMachine> Node<S> {
             match timeout(self.timeouts.abdicate, self.be_heard()).await {
                 Ok(heard) => heard?,
                 Err(_elapsed) => {
-                    let _ = self.act(Replica::abdicate);
+                    let _changed = self.act(Replica::abdicate);
                 }
             }
         }

@@ -19,13 +19,13 @@ impl<S: StateMachine> Node<S> {
     /// nothing.
     pub(super) async fn wait_for_group(&mut self) -> io::Result<()> {
         let mut complain_at = Instant::now() + COMPLAIN_AFTER;
-        let _ = self.act(Replica::announce);
+        let _changed = self.act(Replica::announce);
         while self.core.role() == Role::Recovering {
             let again = self.timeouts.announce;
             match timeout(again, self.turn_until(Progress::ROLE_CHANGED)).await {
                 Ok(changed) => changed?,
                 Err(_elapsed) => {
-                    let _ = self.act(Replica::announce);
+                    let _changed = self.act(Replica::announce);
                 }
             }
             if Instant::now() >= complain_at {

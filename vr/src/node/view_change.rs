@@ -22,7 +22,7 @@ impl<S: StateMachine> Node<S> {
             match timeout(patience, self.start_view()).await {
                 Ok(started) => started?,
                 Err(_elapsed) => {
-                    let _ = self.act(Replica::give_up_view);
+                    let _changed = self.act(Replica::give_up_view);
                 }
             }
         }
@@ -56,7 +56,7 @@ impl<S: StateMachine> Node<S> {
             match timeout(patience, self.turn_until(awaited)).await {
                 Ok(moved) => moved?,
                 Err(_elapsed) => {
-                    let _ = self.act(Replica::give_up_view);
+                    let _changed = self.act(Replica::give_up_view);
                 }
             }
         }

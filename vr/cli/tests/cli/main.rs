@@ -32,7 +32,7 @@ fn help_tells_the_exit_codes_and_version_the_version() {
             help.stdout
         );
     }
-    for command in ["demo", "config", "replica", "kv", "bench", "status"] {
+    for command in ["demo", "config", "replica", "kv", "bench", "status", "sim"] {
         let help = run(&["help", command]);
         assert!(help.stdout.contains("Examples:"), "{help:?}");
     }
@@ -206,4 +206,48 @@ fn a_closed_pipe_ends_the_demo_quietly() {
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("it ends");
     assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+}
+
+#[test]
+fn a_batch_of_simulated_groups_is_summed_up() {
+    let all = run(&["sim", "--seeds", "6", "--json"]).json();
+    assert_eq!(
+        (&all["seeds"], &all["failures"]),
+        (&6.into(), &0.into()),
+        "{all}"
+    );
+    assert!(all["virtual_seconds"].as_f64() > Some(6.0), "{all}");
+    assert!(all["ops_checked"].as_u64() > Some(100), "{all}");
+    assert!(all["sometimes"]["view change"].is_u64(), "{all}");
+    let again = run(&["sim", "--seeds", "6", "--json"]).json();
+    assert_eq!(
+        all["sometimes"], again["sometimes"],
+        "the same seeds, the same"
+    );
+}
+
+#[test]
+fn one_seed_is_traced_and_a_script_is_played() {
+    let trace = run(&["sim", "--seed", "3", "--replicas", "3", "--trace"]);
+    assert_eq!(trace.code, Some(0), "{trace:?}");
+    assert!(trace.stdout.lines().count() > 100);
+    assert!(trace.stdout.contains("10.0.0.1:7000       10.0.0.2:7000"));
+    let fails = ConfigFile::of("at 1s crash primary\nat 1s expect view = 7\n", 0);
+    let ended = run(&["sim", "--script", fails.path()]);
+    assert_eq!(ended.code, Some(5), "{ended:?}");
+    for part in [
+        "line 2: not so: view = 7",
+        "replica 2  Backup",
+        "--script",
+        "last events",
+    ] {
+        assert!(
+            ended.stderr.contains(part),
+            "{part} is not in {}",
+            ended.stderr
+        );
+    }
+    let nonsense = ConfigFile::of("at 1s dance\n", 0);
+    run(&["sim", "--script", nonsense.path()]).complains(2, &["line 1: not understood: dance"]);
+    run(&["sim", "--replicas", "4"]).complains(2, &["3, 5 or 7"]);
 }

@@ -1,0 +1,336 @@
+//! The one who makes things go wrong, when the seed says.
+
+use std::time::Duration;
+
+use viewring_protocol::{ReplicaId, wire::kind};
+use viewring_runtime::sim::{Delay, Link, NodeId, Packet, Random, RingFaults, RuleGuard, Verdict};
+
+use super::sent::frames;
+use super::sometimes::Mark;
+use super::{Cluster, Faults};
+
+/// Faults, as they happen.
+pub(super) struct Adversary {
+    faults: Faults,
+    random: Random,
+    crashed: Vec<ReplicaId>,
+    restarted: Vec<ReplicaId>,
+    /// Broken until the very end.
+    broken: Vec<ReplicaId>,
+    rules: Vec<RuleGuard>,
+}
+
+type Act = fn(&mut Adversary, &mut Cluster);
+
+impl Adversary {
+    pub(super) fn new(faults: Faults, random: Random) -> Self {
+        Self {
+            faults,
+            random,
+            crashed: Vec::new(),
+            restarted: Vec::new(),
+            broken: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
+
+    /// Conditions that last for the whole run.
+    pub(super) fn begin(&mut self, cluster: &mut Cluster) {
+        if self.faults.bad_links {
+            self.worsen_links(cluster);
+        }
+        for id in cluster.replica_ids() {
+            let node = cluster.node(id);
+            if self.faults.drift {
+                let ppm = self.random.between(0..=100_000) as i32 - 50_000;
+                cluster.world.set_drift(node, ppm);
+                let skew = self.random.any_magnitude(Duration::from_secs(10));
+                cluster.world.advance_clock(node, skew);
+            }
+            if self.faults.bad_rings {
+                let ring = RingFaults::draw(&mut self.random);
+                cluster.world.update_ring(node, |knobs| *knobs = ring);
+            }
+        }
+    }
+
+    /// How long until the next fault.
+    pub(super) fn pause(&mut self) -> Duration {
+        self.random.exponential(self.faults.every)
+    }
+
+    /// One fault, or the end of some.
+    pub(super) fn strike(&mut self, cluster: &mut Cluster) {
+        let kinds: [(bool, Act); 9] = [
+            (true, Self::relent),
+            (self.faults.bad_links, Self::worsen_links),
+            (self.faults.cuts, Self::cut),
+            (self.faults.cuts, Self::isolate),
+            (self.faults.flaps, Self::flap),
+            (self.faults.deaf_or_mute, Self::deafen_or_mute),
+            (self.faults.pauses, Self::pause_or_slow),
+            (self.faults.crashes, Self::crash_or_restart),
+            (self.faults.meddling, Self::meddle_or_release),
+        ];
+        let possible: Vec<Act> = kinds
+            .into_iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, strike)| strike)
+            .collect();
+        let strike = possible[self.random.index(possible.len())];
+        strike(self, cluster);
+    }
+
+    /// Everything is well again, but for those that have stopped, and a minority.
+    pub(super) fn end(&mut self, cluster: &mut Cluster) {
+        self.rules.clear();
+        cluster.world.release(|_| true);
+        cluster.world.heal_all();
+        let link = self.faults.distance.map_or_else(Link::default, far);
+        cluster.world.update_links(|knobs| *knobs = link.clone());
+        if self.faults.distance.is_some() {
+            cluster.checker().borrow_mut().marks.hit(Mark::FarApart);
+        }
+        for id in cluster.replica_ids() {
+            let node = cluster.node(id);
+            let ring = RingFaults::default();
+            cluster.world.update_ring(node, |knobs| *knobs = ring);
+            cluster.world.slow_down(node, 1);
+        }
+        if self.faults.heirs {
+            self.stop_heirs(cluster);
+        }
+        if self.faults.broken_minority {
+            self.break_minority(cluster);
+        }
+    }
+
+    /// The minority is well again, too.
+    pub(super) fn mend(&mut self, cluster: &mut Cluster) {
+        self.broken.clear();
+        cluster.world.heal_all();
+    }
+
+    /// The replicas that have stopped.
+    pub(super) fn crashed(&self) -> &[ReplicaId] {
+        &self.crashed
+    }
+
+    /// The replicas of which nothing is expected: those that have stopped, and those that are
+    /// broken still.
+    pub(super) fn out_of_order(&self) -> Vec<ReplicaId> {
+        self.crashed.iter().chain(&self.broken).copied().collect()
+    }
+
+    fn victim(&mut self, cluster: &Cluster) -> ReplicaId {
+        if self.faults.hunts_primary
+            && self.random.chance(0.5)
+            && let Some(primary) = cluster.primary()
+        {
+            return primary;
+        }
+        let ids: Vec<ReplicaId> = cluster.replica_ids().collect();
+        ids[self.random.index(ids.len())]
+    }
+
+    fn relent(&mut self, cluster: &mut Cluster) {
+        cluster.world.heal_all();
+    }
+
+    fn worsen_links(&mut self, cluster: &mut Cluster) {
+        let link = Link::draw(&mut self.random);
+        cluster.world.update_links(|knobs| *knobs = link.clone());
+    }
+
+    fn cut(&mut self, cluster: &mut Cluster) {
+        let one = cluster.node(self.victim(cluster));
+        let nodes: Vec<_> = cluster.world.nodes().filter(|&node| node != one).collect();
+        let other = nodes[self.random.index(nodes.len())];
+        match self.random.below(3) {
+            0 => cluster.world.cut(one, other),
+            1 => cluster.world.cut(other, one),
+            _ => cluster.world.cut_both(one, other),
+        }
+    }
+
+    /// From the other replicas, or from the clients too.
+    fn isolate(&mut self, cluster: &mut Cluster) {
+        let victim = self.victim(cluster);
+        if self.random.chance(0.5) {
+            cluster.world.isolate(cluster.node(victim));
+        } else {
+            cut_off(cluster, victim);
+        }
+    }
+
+    /// Whoever leads loses touch, again and again.
+    fn flap(&mut self, cluster: &mut Cluster) {
+        for _ in 0..self.random.between(1..=4) {
+            let Some(primary) = cluster.primary() else {
+                return;
+            };
+            cut_off(cluster, primary);
+            let away = self.random.between(100..=1_200);
+            cluster.world.run_for(Duration::from_millis(away));
+            cluster.world.heal_all();
+            let back = self.random.any_magnitude(Duration::from_millis(400));
+            cluster.world.run_for(back);
+        }
+    }
+
+    fn deafen_or_mute(&mut self, cluster: &mut Cluster) {
+        let victim = self.victim(cluster);
+        self.deafen_or_mute_one(cluster, victim);
+    }
+
+    fn deafen_or_mute_one(&mut self, cluster: &mut Cluster, victim: ReplicaId) {
+        let node = cluster.node(victim);
+        if self.random.chance(0.5) {
+            cluster.world.set_deaf(node, true);
+        } else {
+            cluster.world.set_mute(node, true);
+        }
+    }
+
+    fn pause_or_slow(&mut self, cluster: &mut Cluster) {
+        let node = cluster.node(self.victim(cluster));
+        if self.random.chance(0.7) {
+            let pause = self.random.any_magnitude(Duration::from_secs(3));
+            cluster.world.pause(node, pause);
+        } else {
+            let factor = self.random.between(1..=200) as u32;
+            cluster.world.slow_down(node, factor);
+        }
+    }
+
+    /// How many more may stop.
+    fn spare(&self, cluster: &Cluster) -> usize {
+        usize::from(cluster.replicas() / 2) - self.crashed.len()
+    }
+
+    fn crash_or_restart(&mut self, cluster: &mut Cluster) {
+        let victim = self.victim(cluster);
+        if !self.crashed.contains(&victim) && self.spare(cluster) > 0 {
+            self.crashed.push(victim);
+            cluster.crash(victim);
+        } else if self.faults.restarts
+            && self.crashed.contains(&victim)
+            && !self.restarted.contains(&victim)
+        {
+            self.restarted.push(victim);
+            cluster.restart(victim);
+        }
+    }
+
+    /// A primary stops, and the one that would follow it.
+    fn stop_heirs(&mut self, cluster: &mut Cluster) {
+        let Some(primary) = cluster.primary() else {
+            return;
+        };
+        for next in 0..2 {
+            let id = ReplicaId((primary.0 + next) % cluster.replicas());
+            if !self.crashed.contains(&id) && self.spare(cluster) > 0 {
+                self.crashed.push(id);
+                cluster.crash(id);
+            }
+        }
+    }
+
+    /// As many as the group survives hear nothing, are not heard, or are cut off.
+    fn break_minority(&mut self, cluster: &mut Cluster) {
+        for _ in 0..self.spare(cluster) {
+            let victim = self.victim(cluster);
+            if self.out_of_order().contains(&victim) {
+                continue;
+            }
+            self.broken.push(victim);
+            cluster
+                .checker()
+                .borrow_mut()
+                .marks
+                .hit(Mark::MinorityStaysBroken);
+            match self.random.below(3) {
+                0 => cluster.world.isolate(cluster.node(victim)),
+                1 => cut_off(cluster, victim),
+                _ => self.deafen_or_mute_one(cluster, victim),
+            }
+        }
+    }
+
+    fn meddle_or_release(&mut self, cluster: &mut Cluster) {
+        if self.rules.len() < 2 && self.random.chance(0.6) {
+            return self.meddle(cluster);
+        }
+        if !self.rules.is_empty() {
+            drop(self.rules.remove(0));
+        }
+        let (mut random, share) = (self.fork(), self.random.unit().sqrt());
+        cluster.world.release(|_| random.chance(share));
+    }
+
+    /// Something happens to some messages of some kinds, of all replicas or of one.
+    fn meddle(&mut self, cluster: &mut Cluster) {
+        let (of_views, share) = (self.random.chance(0.6), self.random.unit());
+        let of_view_changes = [
+            kind::START_VIEW_CHANGE,
+            kind::DO_VIEW_CHANGE,
+            kind::START_VIEW,
+            kind::GET_STATE,
+            kind::NEW_STATE,
+        ];
+        let all = kind::PREPARE..=kind::NEW_STATE;
+        let kinds: Vec<u8> = if of_views {
+            of_view_changes.to_vec()
+        } else {
+            all.filter(|_| self.random.chance(0.4)).collect()
+        };
+        let one = self
+            .random
+            .chance(0.4)
+            .then(|| cluster.node(self.victim(cluster)));
+        let (mut random, what) = (self.fork(), self.random.below(5));
+        self.rules.push(cluster.world.rule(move |packet| {
+            if !is_of(packet, &kinds, one) || !random.chance(share) {
+                return Verdict::Deliver;
+            }
+            match what {
+                0 => Verdict::Drop,
+                1 => Verdict::Delay(random.any_magnitude(Duration::from_secs(2))),
+                2 => Verdict::Duplicate(random.any_magnitude(Duration::from_secs(120))),
+                _ => Verdict::Hold,
+            }
+        }));
+    }
+
+    /// Random numbers for what outlives a call.
+    fn fork(&mut self) -> Random {
+        Random::new(self.random.next_u64())
+    }
+}
+
+/// Cuts a replica off from the others; clients reach it still.
+fn cut_off(cluster: &mut Cluster, id: ReplicaId) {
+    let node = cluster.node(id);
+    for other in cluster.replica_ids().filter(|&other| other != id) {
+        let other = cluster.node(other);
+        cluster.world.cut_both(node, other);
+    }
+}
+
+/// A link between places that are far apart: slow, and otherwise good.
+fn far(distance: Duration) -> Link {
+    Link {
+        delay: Delay {
+            min: distance,
+            mean: distance / 20,
+            ..Delay::default()
+        },
+        ..Link::default()
+    }
+}
+
+/// Whether a datagram of a replica, of this one if one is given, has a message of these kinds.
+fn is_of(packet: &Packet, kinds: &[u8], one: Option<NodeId>) -> bool {
+    one.is_none_or(|one| packet.from_node() == one)
+        && frames(packet.payload()).any(|(kind, _)| kinds.contains(&kind))
+}

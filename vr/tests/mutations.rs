@@ -1,0 +1,111 @@
+//! The proof that the simulator finds bugs: each one that is planted must be caught.
+//!
+//! By default every bug is looked for from a seed that is known to show it, and a few behind it, in
+//! case that the code has changed; `MUTATIONS=find` looks for them from seed 0 on, and prints the
+//! seeds to be written here; `BUG` chooses bugs by their names:
+//!
+//! ```text
+//! MUTATIONS=find BUG=vote cargo test --release -p viewring --test mutations -- --nocapture
+//! ```
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use viewring::cluster::{Planted, RunConfig, WaitBug, run_script_with, run_seed};
+use viewring::protocol::Bug;
+
+/// A bug that so many seeds do not show is not found.
+const SEEDS_MAX: u64 = 2_000;
+
+/// How a bug is caught.
+enum Catch {
+    Seed { first: u64, seeds: u64, how: String },
+    Scenario { name: String, how: String },
+}
+
+/// The first seed from `first` on that shows the bug.
+fn hunt(bug: Planted, first: u64, count: u64) -> Option<Catch> {
+    (first..first + count).find_map(|seed| {
+        let config = RunConfig {
+            bug: Some(bug),
+            ..RunConfig::of_seed(seed)
+        };
+        let failure = run_seed(seed, &config).err()?;
+        // What fails without the bug, too, does not show it.
+        run_seed(seed, &RunConfig::of_seed(seed)).ok()?;
+        Some(Catch::Seed {
+            first,
+            seeds: seed - first + 1,
+            how: failure.headline().to_owned(),
+        })
+    })
+}
+
+/// The first scenario that shows the bug.
+fn play(bug: Planted) -> Option<Catch> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .expect("a readable folder")
+        .map(|entry| entry.expect("a readable entry").path())
+        .filter(|path| path.file_name().is_some_and(|name| name != "README.txt"))
+        .collect();
+    names.sort();
+    names.into_iter().find_map(|path| {
+        let text = fs::read_to_string(&path).expect("readable text");
+        let played = run_script_with(&text, Some(bug)).expect("it makes sense");
+        let how = played.err()?.headline().to_owned();
+        let name = path.file_stem()?.to_string_lossy().into_owned();
+        Some(Catch::Scenario { name, how })
+    })
+}
+
+#[test]
+fn every_planted_bug_is_caught() {
+    // What panics in a run is told in the table.
+    std::panic::set_hook(Box::new(|_| {}));
+    let finds = std::env::var("MUTATIONS").is_ok_and(|what| what == "find");
+    let (mut table, mut missed) = (String::new(), Vec::new());
+    let chosen = std::env::var("BUG").unwrap_or_default();
+    for bug in Planted::all().filter(|bug| bug.name().contains(&chosen)) {
+        let known = KNOWN.iter().find(|(known, _)| *known == bug);
+        let by_seed = match known {
+            _ if finds => hunt(bug, 0, SEEDS_MAX),
+            Some(&(_, Some(seed))) => hunt(bug, seed, NEAR),
+            Some((_, None)) => None,
+            None => hunt(bug, 0, NEAR),
+        };
+        let (where_, how) = match by_seed.or_else(|| play(bug)) {
+            Some(Catch::Seed { first, seeds, how }) => (format!("{seeds} from {first}"), how),
+            Some(Catch::Scenario { name, how }) => (name, how),
+            None => {
+                missed.push(bug.name());
+                (String::from("NOT FOUND"), String::new())
+            }
+        };
+        writeln!(table, "{:<50} {where_:>24}  {how:.90}", bug.name()).expect("a string");
+        if finds {
+            println!("{:<50} {where_:>24}  {how:.90}", bug.name());
+        }
+    }
+    let _default = std::panic::take_hook();
+    println!("{table}");
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
+
+/// So many seeds are tried behind one that is known.
+const NEAR: u64 = 60;
+
+/// Seeds that are known to show a bug; None: only a scenario does. A bug that is not here is looked
+/// for from seed 0 on.
+const KNOWN: &[(Planted, Option<u64>)] = &[
+    (Planted::Decision(Bug::NonceIgnored), None),
+    (Planted::Decision(Bug::TableUpdatedOnAccept), Some(60)),
+    (Planted::Decision(Bug::AckWithoutChecksum), Some(335)),
+    (Planted::Decision(Bug::JoinOnOneVote), Some(146)),
+    (Planted::Decision(Bug::EarlyPreparesForgotten), None),
+    (Planted::Decision(Bug::VoteNotRenewed), None),
+    (Planted::Wait(WaitBug::NoBackOff), Some(265)),
+    (Planted::Wait(WaitBug::BackOffForgotten), Some(837)),
+    (Planted::Wait(WaitBug::VotesNeverExpire), Some(1211)),
+];
