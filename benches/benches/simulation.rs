@@ -1,5 +1,5 @@
-//! How fast is simulated time? A group of three, four clients with a hundred requests a second each,
-//! on one core: virtual seconds per second.
+//! How fast is simulated time? A group of three, four clients with a hundred requests a second
+//! each, on one core: virtual seconds per second.
 //!
 //! Plain, since one number is wanted: `cargo bench -p viewring-benches --bench simulation`.
 

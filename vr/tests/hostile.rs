@@ -1,5 +1,5 @@
-//! Datagrams from a liar, at every port of a live group: random bytes, and honest messages with some
-//! bytes changed, half of them sealed again with a right checksum.
+//! Datagrams from a liar, at every port of a live group: random bytes, and honest messages with
+//! some bytes changed, half of them sealed again with a right checksum.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -26,8 +26,8 @@ Examples:
   viewring sim --seed 42 --trace            one seed, with all its events
   viewring sim --script scenario.txt        a scenario; its language: viewring::cluster::run_script
 
-A seed decides everything that happens in a run: a seed that fails fails always, and the command that
-replays it is printed. Of a batch of 500 seeds or more it is also demanded that all that ought to
+A seed decides everything that happens in a run: a seed that fails fails always, and the command
+that replays it is printed. Of a batch of 500 seeds or more it is also demanded that all that ought to
 happen sometimes has happened.
 
 Columns of a trace: virtual time in seconds, node (replicas first, then clients), event, from, to,

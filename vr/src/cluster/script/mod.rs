@@ -48,7 +48,8 @@
 //!
 //! A KIND is that of a message: `request`, `reply`, `prepare`, `prepare-ok`, `commit`,
 //! `start-view-change`, `do-view-change`, `start-view`, `get-state`, `new-state`, `hello`,
-//! `all`, or `fragment`, a piece of one that does not fit a datagram. A rule is about datagrams: what is in the same one shares its fate.
+//! `all`, or `fragment`, a piece of one that does not fit a datagram. A rule is about
+//! datagrams: what is in the same one shares its fate.
 //!
 //! # What is expected
 //!
@@ -57,7 +58,7 @@
 //! | line | |
 //! |---|---|
 //! | `expect view = 1`, `expect view >= 1` | the latest view that has begun |
-//! | `expect commits = 4`, `expect commits >= 4` | operations that are committed, registrations too |
+//! | `expect commits = 4`, `expect commits >= 4` | operations committed, registrations too |
 //! | `expect op X = 4`, `expect op X >= 4` | the last entry in a log |
 //! | `expect normal X`, `expect changing X`, `expect outside X` | what a replica does |
 //! | `expect primary X` | X leads the latest view |
