@@ -4,7 +4,7 @@
 //! receives) is leaked when it is made. So it is valid for ever, whenever an operation ends; a
 //! benchmark makes a few megabytes of it. Sockets are leaked too.
 //!
-//! **Lending invariant.** [`Place`] says for each buffer who may touch it: while it is `Lent` or
+//! **Lending invariant.** `Place` says for each buffer who may touch it: while it is `Lent` or
 //! `Sending`, the kernel; while it is `Ours`, we do, through the one [`Arrival`] that names it.
 #![expect(
     unsafe_code,

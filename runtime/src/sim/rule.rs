@@ -91,19 +91,22 @@ pub enum Verdict {
 /// Keeps a rule in force; dropping it removes the rule.
 #[must_use = "a rule ends when its guard is dropped"]
 pub struct RuleGuard {
-    in_force: Rc<Cell<bool>>,
+    /// None: forgotten.
+    in_force: Option<Rc<Cell<bool>>>,
 }
 
 impl RuleGuard {
     /// Leaves the rule in force for as long as the world lives.
-    pub fn forget(self) {
-        std::mem::forget(self);
+    pub fn forget(mut self) {
+        self.in_force = None;
     }
 }
 
 impl Drop for RuleGuard {
     fn drop(&mut self) {
-        self.in_force.set(false);
+        if let Some(in_force) = &self.in_force {
+            in_force.set(false);
+        }
     }
 }
 
@@ -131,7 +134,9 @@ impl Rules {
             in_force: Rc::clone(&in_force),
             judge,
         });
-        RuleGuard { in_force }
+        RuleGuard {
+            in_force: Some(in_force),
+        }
     }
 
     pub(super) fn judge(&mut self, packet: &Packet) -> Verdict {

@@ -27,8 +27,8 @@ Examples:
   viewring sim --script scenario.txt        a scenario; its language: viewring::cluster::run_script
 
 A seed decides everything that happens in a run: a seed that fails fails always, and the command
-that replays it is printed. Of a batch of 500 seeds or more it is also demanded that all that ought to
-happen sometimes has happened.
+that replays it is printed. Of a batch of 500 seeds or more it is also demanded that all that ought
+to happen sometimes has happened.
 
 Columns of a trace: virtual time in seconds, node (replicas first, then clients), event, from, to,
 bytes, number.

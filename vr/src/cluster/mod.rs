@@ -1,7 +1,7 @@
 //! A group in a simulated world: test your own state machine, and let us test ours.
 //!
 //! A [`Cluster`] is replicas and clients, each on a node of one
-//! [`World`](viewring_runtime::sim::World), the very code that runs on io_uring. A [`Checker`]
+//! [`World`], the very code that runs on io_uring. A [`Checker`]
 //! watches from outside and panics when something does not hold that must. [`run_seed`] is a whole
 //! run: a group, clients with a mixed workload, faults drawn from the seed, then a healed network
 //! in which every call must be answered within a bound of virtual time.
@@ -29,7 +29,7 @@ mod faults;
 mod history;
 mod linearizability;
 mod run;
-mod script;
+pub mod script;
 mod sent;
 mod sometimes;
 mod stage;
