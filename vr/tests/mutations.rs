@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use viewring::cluster::{Planted, RunConfig, WaitBug, run_script_with, run_seed};
+use viewring::cluster::{Planted, RunConfig, WaitBug, run_script, run_script_with, run_seed};
 use viewring::protocol::Bug;
 
 /// A bug that so many seeds do not show is not found.
@@ -55,6 +55,7 @@ fn play(bug: Planted) -> Option<Catch> {
         let text = fs::read_to_string(&path).expect("readable text");
         let played = run_script_with(&text, Some(bug)).expect("it makes sense");
         let how = played.err()?.headline().to_owned();
+        run_script(&text).expect("it makes sense").ok()?;
         let name = path.file_stem()?.to_string_lossy().into_owned();
         Some(Catch::Scenario { name, how })
     })
@@ -100,12 +101,11 @@ const NEAR: u64 = 60;
 /// for from seed 0 on.
 const KNOWN: &[(Planted, Option<u64>)] = &[
     (Planted::Decision(Bug::NonceIgnored), None),
-    (Planted::Decision(Bug::TableUpdatedOnAccept), Some(60)),
-    (Planted::Decision(Bug::AckWithoutChecksum), Some(335)),
-    (Planted::Decision(Bug::JoinOnOneVote), Some(146)),
+    (Planted::Decision(Bug::TableUpdatedOnAccept), None),
+    (Planted::Decision(Bug::AckWithoutChecksum), None),
+    (Planted::Decision(Bug::JoinOnOneVote), None),
     (Planted::Decision(Bug::EarlyPreparesForgotten), None),
     (Planted::Decision(Bug::VoteNotRenewed), None),
-    (Planted::Wait(WaitBug::NoBackOff), Some(265)),
-    (Planted::Wait(WaitBug::BackOffForgotten), Some(837)),
-    (Planted::Wait(WaitBug::VotesNeverExpire), Some(1211)),
+    (Planted::Wait(WaitBug::NoBackOff), None),
+    (Planted::Wait(WaitBug::VotesNeverExpire), None),
 ];

@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let began = now();
     let mut batch = Batch::default();
     if let Some(path) = &args.script {
-        batch.add(0, quietly(|| play(path))?);
+        batch.add(quietly(|| play(path))?);
     } else if let Some(seed) = args.seed {
         let config = RunConfig {
             trace: args.trace,
@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
         if args.trace {
             tell_trace(&result)?;
         }
-        batch.add(seed, result);
+        batch.add(result);
     } else {
         batch = run_batch(args, began);
     }
@@ -146,7 +146,7 @@ fn run_batch(args: &Args, began: Instant) -> Batch {
             progress.another(result.is_err());
             waiting.insert(seed, result);
             while let Some(result) = waiting.remove(&(args.first + batch.seeds)) {
-                batch.add(args.first + batch.seeds, result);
+                batch.add(result);
             }
         }
         progress.end();
@@ -183,7 +183,7 @@ struct Batch {
 }
 
 impl Batch {
-    fn add(&mut self, seed: u64, result: Result<Report, cluster::Failure>) {
+    fn add(&mut self, result: Result<Report, cluster::Failure>) {
         self.seeds += 1;
         match result {
             Ok(report) => {
@@ -192,7 +192,7 @@ impl Batch {
                 self.view_changes += report.view_changes;
                 self.marks.merge(&report.marks);
             }
-            Err(failure) => self.failures.push(cluster::Failure { seed, ..failure }),
+            Err(failure) => self.failures.push(failure),
         }
     }
 

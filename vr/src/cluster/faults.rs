@@ -75,7 +75,7 @@ impl Faults {
         let distance = random.chance(0.2).then(|| {
             // A view change takes three trips; often longer than the first patience with it.
             let nearest = if random.chance(0.5) { 20 } else { 120 };
-            Duration::from_millis(random.between(nearest..=150))
+            Duration::from_millis(random.between(nearest..=200))
         });
         let mut on = |chance| random.chance(chance);
         Self {

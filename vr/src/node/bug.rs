@@ -23,8 +23,6 @@ pub enum WaitBug {
     NeverAbdicates,
     /// The next view is waited for no longer than the last one.
     NoBackOff,
-    /// The next view is waited for no longer once a view was normal for a moment.
-    BackOffForgotten,
     /// Entries that were asked for and did not come are not asked for again.
     TransferNotRepeated,
     /// Suspicions are never forgotten.
@@ -43,7 +41,6 @@ impl WaitBug {
         Self::SilenceTooShort,
         Self::NeverAbdicates,
         Self::NoBackOff,
-        Self::BackOffForgotten,
         Self::TransferNotRepeated,
         Self::VotesNeverExpire,
         Self::NoHeartbeat,
@@ -57,7 +54,6 @@ impl WaitBug {
             Self::SilenceTooShort => "a live primary is suspected",
             Self::NeverAbdicates => "a primary that hears nobody leads on",
             Self::NoBackOff => "the next view is given no more time",
-            Self::BackOffForgotten => "a view that has just begun counts as stable",
             Self::TransferNotRepeated => "lost entries are asked for once",
             Self::VotesNeverExpire => "suspicions are never forgotten",
             Self::NoHeartbeat => "an idle primary is silent",

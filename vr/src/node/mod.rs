@@ -65,6 +65,8 @@ pub struct Node<S> {
     failures: u32,
     /// When the present role began.
     role_since: Instant,
+    /// Primary: when a quorum was last heard, or the role began.
+    quorum_heard_at: Instant,
     observer: Option<Box<dyn Observer>>,
     /// Always none, but in tests of tests.
     bug: Option<WaitBug>,
@@ -123,6 +125,7 @@ impl<S: StateMachine> Node<S> {
             transferred: false,
             failures: 0,
             role_since: now,
+            quorum_heard_at: now,
             observer: None,
             bug: None,
             drops: status::Drops::default(),
@@ -151,11 +154,9 @@ impl<S: StateMachine> Node<S> {
             Planted::Wait(WaitBug::VotesNeverExpire) => {
                 self.votes_expire_at = self.votes_expire_at + FOR_EVER;
             }
-            Planted::Wait(
-                bug @ (WaitBug::NoBackOff
-                | WaitBug::BackOffForgotten
-                | WaitBug::TransferNotRepeated),
-            ) => self.bug = Some(bug),
+            Planted::Wait(bug @ (WaitBug::NoBackOff | WaitBug::TransferNotRepeated)) => {
+                self.bug = Some(bug);
+            }
         }
     }
 
@@ -219,6 +220,9 @@ impl<S: StateMachine> Node<S> {
         }
         progress |= self.finish_turn();
         self.transferred |= progress.contains(Progress::TRANSFERRED);
+        if progress.contains(Progress::HEARD_QUORUM) {
+            self.quorum_heard_at = Instant::now();
+        }
         Ok(progress)
     }
 
@@ -239,12 +243,8 @@ impl<S: StateMachine> Node<S> {
         // A view counts as stable only after it has outlived the votes against it, which were cast
         // while it took long to start: else they would end it, and the next one would be given no
         // more time, for ever.
-        let lasting = match self.bug {
-            Some(WaitBug::BackOffForgotten) => self.timeouts.view_change,
-            _ => self.timeouts.silence * 4,
-        };
         let stable = matches!(self.core.role(), Role::Primary | Role::Backup)
-            && now - self.role_since >= lasting;
+            && now - self.role_since >= self.timeouts.silence * 4;
         if stable || self.bug == Some(WaitBug::NoBackOff) {
             self.failures = 0;
         }
