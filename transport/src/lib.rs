@@ -34,7 +34,6 @@ mod fragment;
 mod frame;
 mod inbox;
 mod outbox;
-mod peers;
 mod reassembly;
 mod stats;
 
@@ -48,5 +47,4 @@ pub use endpoint::Endpoint;
 pub use frame::{FIRST_RESERVED_KIND, HEADER_LEN, Sender};
 pub use inbox::Message;
 pub use outbox::TooLong;
-pub use peers::Peers;
 pub use stats::Stats;

@@ -77,15 +77,8 @@ impl DiskFaults {
     /// Faults as `random` decides, except lying and rotting: whoever has only one disk cannot
     /// survive those.
     pub fn draw(random: &mut Random) -> Self {
-        let mut strength = |most: f64| {
-            if random.chance(0.5) {
-                random.unit() * most
-            } else {
-                0.0
-            }
-        };
-        let (short_write, write_error) = (strength(0.05), strength(0.01));
-        let (sync_error, read_error) = (strength(0.01), strength(0.01));
+        let (short_write, write_error) = (random.strength(0.05), random.strength(0.01));
+        let (sync_error, read_error) = (random.strength(0.01), random.strength(0.01));
         let latency_mean = random.any_magnitude(Duration::from_millis(10));
         Self {
             latency_mean,

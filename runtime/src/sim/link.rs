@@ -85,16 +85,9 @@ impl Link {
     /// A link that is bad in ways that `random` decides: each fault is on in some worlds and off in
     /// others, in any strength (*swarm testing*).
     pub fn draw(random: &mut Random) -> Self {
-        let mut strength = |most: f64| {
-            if random.chance(0.5) {
-                random.unit() * most
-            } else {
-                0.0
-            }
-        };
-        let (loss, duplication) = (strength(0.3), strength(0.5));
-        let (reordering, tail) = (strength(1.0), strength(0.01));
-        let (bit_flips, truncation) = (strength(0.01), strength(0.01));
+        let (loss, duplication) = (random.strength(0.3), random.strength(0.5));
+        let (reordering, tail) = (random.strength(1.0), random.strength(0.01));
+        let (bit_flips, truncation) = (random.strength(0.01), random.strength(0.01));
         let mean = random.any_magnitude(Duration::from_millis(100));
         Self {
             delay: Delay {

@@ -103,6 +103,16 @@ impl Random {
         probability > 0.0 && self.unit() < probability
     }
 
+    /// How strong a fault is in this world: not at all in every other one, else up to `most`
+    /// (*swarm testing*).
+    pub fn strength(&mut self, most: f64) -> f64 {
+        if self.chance(0.5) {
+            self.unit() * most
+        } else {
+            0.0
+        }
+    }
+
     /// An exponentially distributed duration, at most some 37 times its mean.
     pub fn exponential(&mut self, mean: Duration) -> Duration {
         if mean.is_zero() {

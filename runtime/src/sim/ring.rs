@@ -53,22 +53,15 @@ impl Default for RingFaults {
 impl RingFaults {
     /// Faults as `random` decides: each is on in some worlds and off in others, in any strength.
     pub fn draw(random: &mut Random) -> Self {
-        let mut strength = |most: f64| {
-            if random.chance(0.5) {
-                random.unit() * most
-            } else {
-                0.0
-            }
-        };
         Self {
-            overflow: strength(0.05),
-            empty: strength(0.02),
-            socket_error: strength(0.01),
-            starve: strength(0.01),
-            late_cancel: strength(0.5),
-            delay_submission: strength(0.1),
-            reorder: strength(0.5),
-            send_error: strength(0.02),
+            overflow: random.strength(0.05),
+            empty: random.strength(0.02),
+            socket_error: random.strength(0.01),
+            starve: random.strength(0.01),
+            late_cancel: random.strength(0.5),
+            delay_submission: random.strength(0.1),
+            reorder: random.strength(0.5),
+            send_error: random.strength(0.02),
             ..Self::default()
         }
     }

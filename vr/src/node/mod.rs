@@ -55,7 +55,7 @@ pub struct Node<S> {
     timeouts: Timeouts,
     replicas: Vec<SocketAddr>,
     clients: Addresses,
-    /// When upkeep is due; the only deadline that outlives a turn.
+    /// When upkeep is due: it depends on no role, so no scope of a role holds it.
     upkeep_at: Instant,
     /// When suspicions are forgotten that were not repeated.
     votes_expire_at: Instant,

@@ -1,10 +1,8 @@
 //! Three replicas as three processes, as people would run them.
 
-use std::process::Stdio;
-
 use serde_json::Value;
 
-use crate::support::{ConfigFile, count, primary, run_with, viewring};
+use crate::support::{ConfigFile, count, primary, run_into_a_closed_pipe, run_with};
 
 #[test]
 fn the_store_answers() {
@@ -34,15 +32,7 @@ fn the_store_answers() {
     }
     kv(&["scan", "long/"]).prints(&lines);
     kv(&["scan", "long/", "--limit", "3"]).prints(&lines[..lines.len() / 5 * 3]);
-    let mut scan = viewring(&["kv", "--config", config.path(), "scan"]);
-    let mut child = scan
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it runs");
-    drop(child.stdout.take());
-    let output = child.wait_with_output().expect("it ends");
-    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+    run_into_a_closed_pipe(&["kv", "--config", config.path(), "scan"]);
 }
 
 #[test]

@@ -4,9 +4,8 @@ mod group;
 mod support;
 
 use std::net::SocketAddr;
-use std::process::Stdio;
 
-use crate::support::{ConfigFile, Running, run, run_with, viewring};
+use crate::support::{ConfigFile, Running, run, run_into_a_closed_pipe, run_with};
 
 #[test]
 fn a_wrong_command_line_is_told_in_one_line() {
@@ -197,15 +196,7 @@ fn the_demo_tells_what_it_has_when_it_is_interrupted() {
 
 #[test]
 fn a_closed_pipe_ends_the_demo_quietly() {
-    let mut command = viewring(&["demo", "--duration", "60s", "--no-kill"]);
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it runs");
-    drop(child.stdout.take());
-    let output = child.wait_with_output().expect("it ends");
-    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+    run_into_a_closed_pipe(&["demo", "--duration", "60s", "--no-kill"]);
 }
 
 #[test]

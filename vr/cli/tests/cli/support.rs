@@ -326,3 +326,16 @@ fn free_ports(count: u16) -> u16 {
 fn is_free(addr: SocketAddr) -> bool {
     std::net::UdpSocket::bind(addr).is_ok()
 }
+
+/// Runs a command whose output nobody reads: it must end well, and say nothing.
+pub(crate) fn run_into_a_closed_pipe(args: &[&str]) {
+    let mut command = viewring(args);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+}

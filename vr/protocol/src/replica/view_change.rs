@@ -321,12 +321,16 @@ impl Replica {
         self.votes = Votes::default();
         self.apply_own(effects);
         effects.broadcast(self.present_view());
-        let committed = if self.commit > before {
-            Progress::COMMITTED
+        self.began_normal(before)
+    }
+
+    /// The role is another now, and the commit-number perhaps above what it was.
+    fn began_normal(&self, commit_before: OpNumber) -> Progress {
+        if self.commit > commit_before {
+            Progress::ROLE_CHANGED | Progress::COMMITTED
         } else {
-            Progress::NONE
-        };
-        Progress::ROLE_CHANGED | committed
+            Progress::ROLE_CHANGED
+        }
     }
 
     /// VRR §4.2, step 5. A replica that is normal in the view has this log already, and has
@@ -375,11 +379,6 @@ impl Replica {
         self.take_early();
         let heard = self.commit_heard;
         let progress = self.raise_commit(heard, effects) | self.fill_gap(effects);
-        let committed = if self.commit > before {
-            Progress::COMMITTED
-        } else {
-            Progress::NONE
-        };
-        Progress::ROLE_CHANGED | committed | progress
+        self.began_normal(before) | progress
     }
 }
