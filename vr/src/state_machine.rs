@@ -26,6 +26,15 @@ pub trait StateMachine {
     /// client sent: answer with an error of your own. It should be quick: the replica hears nobody
     /// meanwhile.
     fn apply(&mut self, operation: &[u8], reply: &mut Vec<u8>);
+
+    /// Answers a question about the state without changing it, and without going through the log:
+    /// the answer is appended to `reply`, which is empty.
+    ///
+    /// The same rules hold as for [`apply`](Self::apply). A state machine that has no questions
+    /// answers with nothing, as this does by default.
+    fn query(&self, query: &[u8], reply: &mut Vec<u8>) {
+        let _ = (query, reply);
+    }
 }
 
 /// Answers every operation with nothing: what replication alone costs.
