@@ -44,6 +44,8 @@ pub(crate) struct Drops {
     pub(crate) malformed: u64,
     /// The sender is not the replica that it claims to be.
     pub(crate) impostor: u64,
+    /// A vote that waited while the replica stood still.
+    pub(crate) old_vote: u64,
     /// A message of ours was longer than the transport carries.
     pub(crate) too_long: u64,
 }
@@ -58,6 +60,7 @@ impl Status {
         let own = [
             ("malformed message", drops.malformed),
             ("impostor", drops.impostor),
+            ("vote that waited too long", drops.old_vote),
             ("message too long", drops.too_long),
         ];
         let dropped = own

@@ -108,4 +108,6 @@ const KNOWN: &[(Planted, Option<u64>)] = &[
     (Planted::Decision(Bug::VoteNotRenewed), None),
     (Planted::Wait(WaitBug::NoBackOff), None),
     (Planted::Wait(WaitBug::VotesNeverExpire), None),
+    (Planted::Wait(WaitBug::BackOffForgottenAtOnce), None),
+    (Planted::Wait(WaitBug::OldVotesCount), None),
 ];

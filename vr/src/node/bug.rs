@@ -33,6 +33,10 @@ pub enum WaitBug {
     NeverSuspects,
     /// The messages of a view change are said once.
     ViewChangeSaidOnce,
+    /// A view counts as stable as soon as it has started.
+    BackOffForgottenAtOnce,
+    /// What was heard before a pause counts after it.
+    OldVotesCount,
 }
 
 impl WaitBug {
@@ -46,6 +50,8 @@ impl WaitBug {
         Self::NoHeartbeat,
         Self::NeverSuspects,
         Self::ViewChangeSaidOnce,
+        Self::BackOffForgottenAtOnce,
+        Self::OldVotesCount,
     ];
 
     /// What it does, in a few words.
@@ -59,6 +65,8 @@ impl WaitBug {
             Self::NoHeartbeat => "an idle primary is silent",
             Self::NeverSuspects => "a dead primary is waited for",
             Self::ViewChangeSaidOnce => "what is said in a view change is said once",
+            Self::BackOffForgottenAtOnce => "the back-off is reset when a view starts",
+            Self::OldVotesCount => "votes from before a pause count after it",
         }
     }
 }

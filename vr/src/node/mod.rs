@@ -154,9 +154,12 @@ impl<S: StateMachine> Node<S> {
             Planted::Wait(WaitBug::VotesNeverExpire) => {
                 self.votes_expire_at = self.votes_expire_at + FOR_EVER;
             }
-            Planted::Wait(bug @ (WaitBug::NoBackOff | WaitBug::TransferNotRepeated)) => {
-                self.bug = Some(bug);
-            }
+            Planted::Wait(
+                bug @ (WaitBug::NoBackOff
+                | WaitBug::TransferNotRepeated
+                | WaitBug::BackOffForgottenAtOnce
+                | WaitBug::OldVotesCount),
+            ) => self.bug = Some(bug),
         }
     }
 
@@ -236,15 +239,13 @@ impl<S: StateMachine> Node<S> {
     fn keep_up(&mut self) -> Progress {
         let now = Instant::now();
         self.upkeep_at = now + self.timeouts.upkeep;
-        if now >= self.votes_expire_at {
-            self.votes_expire_at = now + self.timeouts.silence * 2;
-            self.core.expire_votes();
-        }
+        self.forget_old_votes(now);
         // A view counts as stable only after it has outlived the votes against it, which were cast
         // while it took long to start: else they would end it, and the next one would be given no
         // more time, for ever.
-        let stable = matches!(self.core.role(), Role::Primary | Role::Backup)
-            && now - self.role_since >= self.timeouts.silence * 4;
+        let lasted = now - self.role_since >= self.timeouts.silence * 4
+            || self.bug == Some(WaitBug::BackOffForgottenAtOnce);
+        let stable = matches!(self.core.role(), Role::Primary | Role::Backup) && lasted;
         if stable || self.bug == Some(WaitBug::NoBackOff) {
             self.failures = 0;
         }
@@ -254,6 +255,21 @@ impl<S: StateMachine> Node<S> {
             return Progress::NONE;
         }
         self.core.resend_get_state(&mut self.effects)
+    }
+
+    /// Forgets suspicions that were not repeated for two to four times the silence. A replica that
+    /// stood still has not had the time to: what it heard before counts no more.
+    fn forget_old_votes(&mut self, now: Instant) {
+        let period = self.timeouts.silence * 2;
+        for _ in 0..2 {
+            if now >= self.votes_expire_at {
+                self.votes_expire_at = self.votes_expire_at + period;
+                self.core.expire_votes();
+            }
+        }
+        if now >= self.votes_expire_at {
+            self.votes_expire_at = now + period;
+        }
     }
 
     /// Hands one message to the protocol. What is malformed is counted and dropped.
@@ -266,6 +282,17 @@ impl<S: StateMachine> Node<S> {
             return Progress::NONE;
         };
         drop(datum.body); // the buffer is free again
+        if let Message::StartViewChange(wish) = &message {
+            let now = Instant::now();
+            // What waited for as long as we stood still may be a suspicion of long ago. If it is
+            // meant still it is said again.
+            let stood_still = now > self.upkeep_at + self.timeouts.silence;
+            if stood_still && !wish.joined && self.bug != Some(WaitBug::OldVotesCount) {
+                self.drops.old_vote += 1;
+                return Progress::NONE;
+            }
+            self.forget_old_votes(now);
+        }
         if let Message::Request(request) = message {
             self.clients.learn(request.client, datum.from);
             return self.core.on_request(request, &mut self.effects);
