@@ -179,6 +179,8 @@ struct Batch {
     virtual_time: Duration,
     calls: u64,
     view_changes: u64,
+    /// Of all events of all runs that held.
+    hash: u64,
     marks: Marks,
 }
 
@@ -190,6 +192,8 @@ impl Batch {
                 self.virtual_time += report.virtual_time;
                 self.calls += report.calls;
                 self.view_changes += report.view_changes;
+                // In the order of the seeds: a multiplication between two makes it count.
+                self.hash = (self.hash ^ report.hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 self.marks.merge(&report.marks);
             }
             Err(failure) => self.failures.push(failure),
@@ -230,6 +234,7 @@ struct Summary {
     wall_seconds: f64,
     ops_checked: u64,
     view_changes: u64,
+    event_hash: String,
     sometimes: BTreeMap<&'static str, u64>,
 }
 
@@ -243,6 +248,7 @@ impl Summary {
             wall_seconds: wall.as_secs_f64(),
             ops_checked: batch.calls,
             view_changes: batch.view_changes,
+            event_hash: format!("{:016x}", batch.hash),
             sometimes: batch
                 .marks
                 .iter()
