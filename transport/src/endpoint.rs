@@ -252,7 +252,7 @@ impl Wire for UdpSocket {
 }
 
 /// Whether an error says something about one datagram or one peer, and nothing about the socket.
-fn is_passing(error: &io::Error) -> bool {
+pub(crate) fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(
         error.kind(),
@@ -267,8 +267,8 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// Datagrams taken from the socket at a time.
-const BATCH_MAX: usize = 64;
+pub(crate) const BATCH_MAX: usize = 64;
 
 /// Datagrams and messages read before `recv` lets other tasks run, or else a flood would starve the
 /// timeouts around it.
-const ALLOWANCE: usize = 512;
+pub(crate) const ALLOWANCE: usize = 512;

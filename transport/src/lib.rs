@@ -26,7 +26,8 @@
 //! What is not here: a clock of its own, a resend, an order across peers, pacing, encryption,
 //! authentication. A checksum holds off accidents, not people: keep the network private.
 //!
-//! `WIRE.md` describes the bytes.
+//! `WIRE.md` describes the bytes. [`specpaxos`] is another format, which clients of that system
+//! speak.
 
 mod config;
 mod endpoint;
@@ -35,6 +36,7 @@ mod frame;
 mod inbox;
 mod outbox;
 mod reassembly;
+pub mod specpaxos;
 mod stats;
 
 #[cfg(test)]

@@ -12,16 +12,17 @@
 use crate::fragment::FragmentError;
 use crate::frame::FrameError;
 
+/// Declares a struct of counters with the name of each.
 macro_rules! counters {
-    ($( $(#[doc = $doc:literal])+ $name:ident, )+) => {
-        /// What an endpoint has counted since it was bound.
+    ($(#[doc = $what:literal])+ $Stats:ident: $( $(#[doc = $doc:literal])+ $name:ident, )+) => {
+        $(#[doc = $what])+
         #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
         #[non_exhaustive]
-        pub struct Stats {
+        pub struct $Stats {
             $( $(#[doc = $doc])+ pub $name: u64, )+
         }
 
-        impl Stats {
+        impl $Stats {
             /// Each counter with its name, in a fixed order.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$( (stringify!($name), self.$name), )+].into_iter()
@@ -30,7 +31,11 @@ macro_rules! counters {
     };
 }
 
+pub(crate) use counters;
+
 counters! {
+    /// What an endpoint has counted since it was bound.
+    Stats:
     /// Datagrams handed to the socket.
     datagrams_sent,
     /// Their payload bytes.

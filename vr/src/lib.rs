@@ -53,3 +53,5 @@ pub use state_machine::{Null, StateMachine};
 pub use status::{Status, query_status};
 /// The decisions underneath.
 pub use viewring_protocol as protocol;
+/// Another format of datagrams, and a client that speaks it.
+pub use viewring_transport::specpaxos;
