@@ -16,6 +16,7 @@ pub(crate) struct Meter {
     recent: Histogram<u64>,
     began: Instant,
     recent_began: Instant,
+    ended: Option<Instant>,
 }
 
 /// A latency is recorded with three digits; what is longer counts as so long.
@@ -32,6 +33,7 @@ impl Meter {
             recent: histogram,
             began: now,
             recent_began: now,
+            ended: None,
         }
     }
 
@@ -41,6 +43,12 @@ impl Meter {
         self.recent.reset();
         self.began = Instant::now();
         self.recent_began = self.began;
+        self.ended = None;
+    }
+
+    /// Ends the time that counts.
+    pub(crate) fn stop(&mut self) {
+        self.ended = Some(Instant::now());
     }
 
     /// An operation has been answered after so long.
@@ -52,7 +60,7 @@ impl Meter {
 
     /// What has been measured since the last time.
     pub(crate) fn lap(&mut self) -> Lap {
-        let now = Instant::now();
+        let now = self.ended.unwrap_or_else(Instant::now);
         let seconds = (now - self.recent_began).as_secs_f64();
         let lap = Lap {
             elapsed: now - self.began,
@@ -67,7 +75,12 @@ impl Meter {
 
     /// How long it has measured.
     pub(crate) fn elapsed(&self) -> Duration {
-        self.began.elapsed()
+        self.ended.unwrap_or_else(Instant::now) - self.began
+    }
+
+    /// How many operations it has counted.
+    pub(crate) fn ops(&self) -> u64 {
+        self.total.len()
     }
 
     /// All that has been measured, as of now.
@@ -76,6 +89,8 @@ impl Meter {
             ops: self.total.len(),
             ops_per_sec: tenths(rate(self.total.len(), self.elapsed().as_secs_f64())),
             latency_us: Latency {
+                min: tenths(self.total.min() as f64 / 1e3),
+                mean: tenths(self.total.mean() / 1e3),
                 p50: tenths(quantile_us(&self.total, 0.5)),
                 p90: tenths(quantile_us(&self.total, 0.9)),
                 p99: tenths(quantile_us(&self.total, 0.99)),
@@ -117,10 +132,12 @@ pub(crate) struct Summary {
 /// How long operations took, in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Latency {
-    p50: f64,
+    min: f64,
+    mean: f64,
+    pub(crate) p50: f64,
     p90: f64,
-    p99: f64,
-    p999: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
     max: f64,
 }
 
@@ -134,6 +151,7 @@ impl fmt::Display for Summary {
             p99,
             p999,
             max,
+            ..
         } = self.latency_us;
         let quantiles = [
             ("p50", p50),
@@ -163,7 +181,7 @@ fn rate(count: u64, seconds: f64) -> f64 {
     }
 }
 
-fn tenths(number: f64) -> f64 {
+pub(crate) fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 

@@ -76,37 +76,148 @@ fn the_status_is_a_table_or_json() {
 fn the_bench_measures() {
     let config = ConfigFile::new();
     let _replicas = config.group();
-    for op in ["null", "put", "get"] {
-        let args = [
-            "--op",
-            op,
-            "--duration",
-            "300ms",
-            "--warmup",
-            "100ms",
-            "--json",
-        ];
-        let ended = config.run("bench", &[&args[..], &["--clients", "8"]].concat());
-        assert_eq!(ended.code, Some(0), "{ended:?}");
+    for op in ["null", "put", "get", "mix"] {
+        let args = ["--op", op, "--duration", "300ms", "--warm-up", "100ms"];
+        let ended = config.run(
+            "bench",
+            &[&args[..], &["--clients", "8", "--json"]].concat(),
+        );
+        assert_eq!((ended.code, &*ended.stderr), (Some(0), ""), "{ended:?}");
         let report = ended.json();
         assert!(report["ops"].as_u64() > Some(10), "{report}");
         assert!(report["ops_per_sec"].as_f64() > Some(30.0), "{report}");
+        assert!(report["seconds"].as_f64() > Some(0.29), "{report}");
+        let latency = &report["latency_us"];
         assert!(
-            report["latency_us"]["p999"].as_f64() > Some(0.0),
+            latency["p999"].as_f64() >= latency["p50"].as_f64(),
             "{report}"
         );
+        assert!(latency["min"].as_f64() > Some(0.0), "{report}");
         assert_eq!(
-            (&report["errors"], &report["unknown"]),
-            (&0.into(), &0.into()),
+            (&report["errors"], &report["unknown"], &report["op"]),
+            (&0.into(), &0.into(), &op.into()),
             "{report}"
         );
+        // All processes are of this machine and this user.
+        let replicas = report["cpu"]["replicas"].as_array().expect("a list");
+        assert!(
+            replicas.len() == 3 && replicas.iter().all(Value::is_object),
+            "{report}"
+        );
+        assert!(replicas.contains(&report["cpu"]["primary"]), "{report}");
     }
-    let args = ["--sockets", "3", "--duration", "200ms", "--warmup", "0s"];
+    let args = [
+        "--shared-socket",
+        "--duration",
+        "200ms",
+        "--warm-up",
+        "0s",
+        "--progress",
+    ];
     let ended = config.run("bench", &args);
     assert_eq!(ended.code, Some(0), "{ended:?}");
+    for part in [
+        "p99.9",
+        "errors        0",
+        "CPU an op     client ",
+        ", primary ",
+    ] {
+        assert!(ended.stdout.contains(part), "{part} is not in {ended:?}");
+    }
+    assert!(ended.stderr.contains("ops/s"), "{ended:?}");
+}
+
+#[test]
+fn the_bench_counts_requests_and_writes_every_latency() {
+    let config = ConfigFile::new();
+    let _replicas = config.group();
+    let file = format!("{}.raw", config.path());
+    let args = [
+        "--requests",
+        "500",
+        "--clients",
+        "3",
+        "--warm-up",
+        "0s",
+        "--op",
+        "null",
+    ];
+    let ended = config.run(
+        "bench",
+        &[&args[..], &["--json", "--latency-file", &file]].concat(),
+    );
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.json()["ops"], 500, "{ended:?}");
+    let bytes = std::fs::read(&file).expect("it was written");
+    let (words, rest) = bytes.as_chunks();
+    let latencies: Vec<u64> = words.iter().copied().map(u64::from_ne_bytes).collect();
+    assert_eq!((latencies.len(), rest), (500, &[][..]));
+    let runs = latencies.chunk_by(|a, b| a <= b).count();
+    assert!(runs <= 3, "client after client, each sorted: {runs}");
+    let max_us = ended.json()["latency_us"]["max"]
+        .as_f64()
+        .expect("a number");
+    let max_ns = *latencies.iter().max().expect("500 of them") as f64;
     assert!(
-        ended.stdout.contains("p99.9") && ended.stderr.contains("ops/s"),
+        (max_ns / 1e3 - max_us).abs() < max_us / 500.0 + 0.1,
+        "{max_ns} {max_us}"
+    );
+
+    let nowhere = [
+        "--duration",
+        "100ms",
+        "--latency-file",
+        "/nowhere/latencies",
+    ];
+    let ended = config.run("bench", &nowhere);
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    assert!(
+        ended.stderr.contains("cannot write /nowhere/latencies: "),
         "{ended:?}"
+    );
+}
+
+#[test]
+fn an_open_loop_keeps_its_rate_and_tells_when_it_cannot() {
+    let config = ConfigFile::new();
+    let _replicas = config.group();
+    let slow = [
+        "--rate",
+        "200",
+        "--duration",
+        "1s",
+        "--warm-up",
+        "100ms",
+        "--json",
+    ];
+    let report = config.run("bench", &slow).json();
+    let ops = report["ops"].as_u64().expect("a number");
+    assert!((100..=220).contains(&ops), "{report}");
+    assert_eq!(report["rate"], 200, "{report}");
+    let fast = [
+        "--rate",
+        "10000000",
+        "--duration",
+        "500ms",
+        "--warm-up",
+        "0s",
+    ];
+    let ended = config.run("bench", &fast);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(
+        ended
+            .stdout
+            .contains("10,000,000/s is more than is answered"),
+        "{ended:?}"
+    );
+    let report = config
+        .run("bench", &[&fast[..], &["--json"]].concat())
+        .json();
+    assert!(report["behind"].as_u64() > Some(1_000_000), "{report}");
+    // What was not answered yet is not measured, but what was has waited.
+    assert!(
+        report["latency_us"]["p50"].as_f64() > Some(50_000.0),
+        "{report}"
     );
 }
 
@@ -118,7 +229,15 @@ fn the_group_survives_its_primary_but_not_a_second_loss() {
     let status = config.status_until("three are normal", |status| count(status, "normal") == 3);
     let old = primary(&status);
 
-    let mut bench = config.start("bench", &["--duration", "60s", "--warmup", "0s", "--json"]);
+    let long = [
+        "--duration",
+        "60s",
+        "--warm-up",
+        "0s",
+        "--json",
+        "--progress",
+    ];
+    let mut bench = config.start("bench", &long);
     bench.says("ops/s");
     replicas[old].kill();
     let status = config.status_until("two are normal in a later view", |status| {
@@ -131,7 +250,15 @@ fn the_group_survives_its_primary_but_not_a_second_loss() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let report = ended.json();
     assert!(report["ops"].as_u64() > Some(0), "{report}");
-    assert_eq!(report["errors"], 0, "{report}");
+    assert_eq!(
+        (&report["errors"], &report["interrupted"]),
+        (&0.into(), &true.into()),
+        "{report}"
+    );
+    assert!(
+        report["cpu"]["primary"].is_null(),
+        "there were two: {report}"
+    );
 
     // Back with an empty memory it takes part in nothing, and says so.
     replicas[old] = config.replica(old);

@@ -13,6 +13,9 @@ fn a_wrong_command_line_is_told_in_one_line() {
     run(&["demo", "--replicas", "4"]).complains(2, &["1, 3, 5 or 7 replicas, not 4"]);
     run(&["bench", "--config", "x", "--duration", "10"]).complains(2, &["10s"]);
     run(&["replica", "--id", "0"]).complains(2, &["--config <FILE>", "viewring replica --help"]);
+    let both = ["--requests", "9", "--duration", "1s"];
+    run(&[&["bench", "--config", "x"], &both[..]].concat())
+        .complains(2, &["'--requests <N>'", "'--duration <TIME>'"]);
     run(&["sing"]).complains(2, &["'sing'"]);
 }
 
@@ -89,9 +92,11 @@ fn a_value_over_the_limit_is_told_before_anything_is_sent() {
         .complains(2, &limit);
     let put = ["kv", "--config", config.path(), "put", "k", "-"];
     run_with(long.as_bytes(), &put).complains(2, &limit);
-    config
-        .run("bench", &["--value-size", "20000"])
-        .complains(2, &limit);
+    let bench = |args: &[&str]| config.run("bench", args);
+    bench(&["--value-size", "20000"]).complains(2, &limit);
+    bench(&["--key-size", "1025"]).complains(2, &["1025", "1024"]);
+    bench(&["--key-size", "8"]).complains(2, &["--key-size 9", "1000 keys"]);
+    bench(&["--reads", "80"]).complains(2, &["--op mix"]);
 }
 
 #[test]
@@ -103,7 +108,11 @@ fn a_group_that_is_not_there_is_unreachable() {
         ended.complains(3, &["no answer within 300ms", &address]);
     }
     let bench = config.run("bench", &["--timeout", "300ms", "--duration", "1s"]);
-    bench.complains(3, &["no answer within 300ms", &address]);
+    bench.complains(3, &["no answer within 300ms", &address, "does it run?"]);
+    let alone = config.replica(1);
+    let bench = config.run("bench", &["--timeout", "300ms", "--duration", "1s"]);
+    bench.complains(3, &["one replica", "viewring status"]);
+    drop(alone);
     let status = config.run("status", &["--timeout", "200ms"]);
     assert_eq!(
         (status.code, status.stdout.matches("unreachable").count()),

@@ -1,0 +1,172 @@
+//! One client: calls, waits for the answer, and calls again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::channel::oneshot;
+use viewring::{CallError, Client, Session};
+use viewring_runtime::sim::Random;
+
+use super::pace::Pace;
+use super::workload::Workload;
+use crate::exit::Failure;
+use crate::meter::Meter;
+
+/// What the clients of a run share.
+pub(super) struct Shared {
+    pub(super) pace: Pace,
+    pub(super) meter: RefCell<Meter>,
+    /// Latencies by client, in nanoseconds, in the order of the answers; if they are to be kept.
+    pub(super) kept: Option<RefCell<Vec<Vec<u64>>>>,
+    /// Answers that were none to what was asked, and sessions that were lost.
+    pub(super) errors: Cell<u64>,
+    /// Operations without an answer in time.
+    pub(super) unknown: Cell<u64>,
+    measuring: Cell<bool>,
+    /// After how many answers it is over.
+    enough: Option<u64>,
+    /// Is told when it is over, and why if it makes no sense to go on.
+    over: Cell<Option<oneshot::Sender<Result<(), Failure>>>>,
+}
+
+impl Shared {
+    /// `over` hears of the answer number `enough`, or of a failure.
+    pub(super) fn new(
+        pace: Pace,
+        enough: Option<u64>,
+        kept: Option<Vec<Vec<u64>>>,
+        over: oneshot::Sender<Result<(), Failure>>,
+    ) -> Self {
+        Self {
+            pace,
+            meter: RefCell::new(Meter::new()),
+            kept: kept.map(RefCell::new),
+            errors: Cell::new(0),
+            unknown: Cell::new(0),
+            measuring: Cell::new(false),
+            enough,
+            over: Cell::new(Some(over)),
+        }
+    }
+
+    /// What happens from now on counts.
+    pub(super) fn begin(&self) {
+        self.meter.borrow_mut().restart();
+        self.errors.set(0);
+        self.unknown.set(0);
+        self.measuring.set(true);
+    }
+
+    /// What happens from now on does not count.
+    pub(super) fn end(&self) {
+        if self.measuring.replace(false) {
+            self.meter.borrow_mut().stop();
+        }
+    }
+
+    fn answered(&self, client: usize, latency: Duration) {
+        if !self.measuring.get() {
+            return;
+        }
+        let mut meter = self.meter.borrow_mut();
+        meter.record(latency);
+        if let Some(kept) = &self.kept {
+            let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+            kept.borrow_mut()[client].push(ns);
+        }
+        if self.enough == Some(meter.ops()) {
+            drop(meter);
+            self.end();
+            self.tell(Ok(()));
+        }
+    }
+
+    fn tell(&self, how: Result<(), Failure>) {
+        if let Some(over) = self.over.take() {
+            // Whoever listened may have ended for another reason.
+            let _nobody_listens = over.send(how).is_err();
+        }
+    }
+}
+
+/// One client of a run.
+pub(super) struct Driver {
+    pub(super) index: usize,
+    pub(super) client: Client,
+    pub(super) session: Session,
+    pub(super) workload: Rc<Workload>,
+}
+
+impl Driver {
+    /// Puts this client's share of the keys that will be read.
+    pub(super) async fn prepare(&mut self, clients: usize) -> Result<(), Failure> {
+        let mut operation = Vec::new();
+        for key in self.workload.share(self.index, clients) {
+            self.workload.put(key, &mut operation);
+            let answer = self.session.call(&operation).await?;
+            if !self.workload.is_answer(&operation, &answer) {
+                return Err(Failure::usage(
+                    "the group does not run the key-value store: use --op null",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls and calls, until that makes no sense any more.
+    pub(super) async fn run(mut self, shared: Rc<Shared>) {
+        let Err(failure) = self.calls(&shared).await;
+        shared.tell(Err(failure));
+    }
+
+    async fn calls(&mut self, shared: &Shared) -> Result<Never, Failure> {
+        let mut random = Random::new(SEED).fork(self.index as u64);
+        let mut operation = Vec::new();
+        loop {
+            let due = shared.pace.next().await;
+            self.workload.next(&mut random, &mut operation);
+            if self.call(&operation, shared).await? {
+                shared.answered(self.index, due.elapsed());
+            } else {
+                shared.errors.set(shared.errors.get() + 1);
+            }
+        }
+    }
+
+    /// Whether the answer was one to the operation. None is, if the session was lost.
+    async fn call(&mut self, operation: &[u8], shared: &Shared) -> Result<bool, Failure> {
+        let mut answer = self.session.call(operation).await;
+        while let Err(CallError::Unknown { .. }) = answer {
+            shared.unknown.set(shared.unknown.get() + 1);
+            answer = self.session.settle().await;
+        }
+        match answer {
+            Ok(answer) => Ok(self.workload.is_answer(operation, &answer)),
+            Err(CallError::SessionLost) => {
+                self.register().await?;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn register(&mut self) -> Result<(), Failure> {
+        loop {
+            match self.client.session().await {
+                Ok(session) => {
+                    self.session = session;
+                    return Ok(());
+                }
+                Err(CallError::Unknown { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Every run asks for the same keys.
+const SEED: u64 = 1;
+
+/// Nobody has one.
+enum Never {}

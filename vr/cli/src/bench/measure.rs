@@ -1,0 +1,282 @@
+//! One run: open the sessions, warm up, measure.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::channel::oneshot;
+use futures::future::{Either, Shared as SharedFuture, select, try_join_all};
+use viewring::{CallError, Client, ClientConfig, ConfigError, Session, query_status};
+use viewring_runtime::time::{Instant, timeout, timeout_at};
+use viewring_runtime::{JoinHandle, spawn};
+
+use super::cpu::{Processes, Used};
+use super::driver::{Driver, Shared};
+use super::pace::{Pace, Schedule};
+use super::workload::Workload;
+use crate::exit::Failure;
+use crate::meter::Summary;
+use crate::output::Live;
+use crate::settings::Settings;
+
+/// What a run is told.
+#[derive(Clone, Debug)]
+pub(super) struct Run {
+    pub(super) clients: u32,
+    /// Whether all clients share one socket, or have one each.
+    pub(super) shared_socket: bool,
+    /// Requests a second of an open loop.
+    pub(super) rate: Option<u32>,
+    pub(super) warm_up: Duration,
+    pub(super) until: Until,
+    pub(super) timeout: Duration,
+    pub(super) workload: Rc<Workload>,
+    /// Whether every single latency is kept.
+    pub(super) keep: bool,
+    /// Whether to tell each second how it goes.
+    pub(super) progress: bool,
+}
+
+/// When a run is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Until {
+    Elapsed(Duration),
+    Answered(u64),
+}
+
+/// What a run found.
+#[derive(Debug)]
+pub(super) struct Measured {
+    pub(super) summary: Summary,
+    pub(super) elapsed: Duration,
+    /// By client, if they were to be kept.
+    pub(super) latencies: Vec<Vec<u64>>,
+    pub(super) errors: u64,
+    pub(super) unknown: u64,
+    /// Open loop: requests that were due at the end and had not begun.
+    pub(super) behind: u64,
+    pub(super) cpu: Used,
+    /// Who leads, as of the end, and whether somebody else did at the beginning.
+    pub(super) primary: Option<u8>,
+    pub(super) primary_changed: bool,
+    pub(super) ending: Ending,
+}
+
+/// Why a run was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It was told to end then.
+    Planned,
+    /// Somebody pressed ctrl-c.
+    Interrupted,
+    /// Nobody answers any more.
+    Silence,
+}
+
+/// Is ready once somebody has asked the program to end.
+pub(super) type Asked = SharedFuture<std::pin::Pin<Box<dyn Future<Output = ()>>>>;
+
+/// Runs once.
+///
+/// # Errors
+/// When the group cannot be reached at all, or a client's socket fails.
+pub(super) async fn measure(
+    settings: &Settings,
+    run: &Run,
+    asked: &Asked,
+) -> Result<Measured, Failure> {
+    let opening = Box::pin(open(settings, run));
+    let drivers = match select(asked.clone(), opening).await {
+        Either::Left(_) => return Err(Failure::unreachable("ended before it could measure")),
+        Either::Right((drivers, _)) => drivers?,
+    };
+    let processes = Processes::find(&settings.replicas);
+    let leader = leader(settings).await;
+    let (tell, mut over) = oneshot::channel();
+    let pace = match run.rate {
+        None => Pace::Closed,
+        Some(rate) => Pace::Open(Schedule::new(Instant::now(), rate)),
+    };
+    let enough = match run.until {
+        Until::Elapsed(_) => None,
+        Until::Answered(count) => Some(count),
+    };
+    let kept = run.keep.then(|| vec![Vec::new(); run.clients as usize]);
+    let shared = Rc::new(Shared::new(pace, enough, kept, tell));
+    let start = |driver: Driver| spawn(driver.run(Rc::clone(&shared)));
+    let tasks: Tasks = Tasks(drivers.into_iter().map(start).collect());
+    let warm_up = timeout(run.warm_up, select(asked.clone(), &mut over)).await;
+    if let Ok(Either::Right((over, _))) = warm_up {
+        told(over)?;
+    }
+    let before = processes.used();
+    shared.begin();
+    let ending = if asked.peek().is_some() {
+        Ending::Interrupted
+    } else {
+        wait(run, asked, &shared, &mut over).await?
+    };
+    shared.end();
+    let behind = shared.pace.behind(Instant::now());
+    let cpu = processes.used().since(&before);
+    drop(tasks);
+    let (leader_before, leader) = (leader, self::leader(settings).await);
+    let kept = shared.kept.as_ref().map(|kept| kept.take());
+    let meter = shared.meter.borrow();
+    Ok(Measured {
+        summary: meter.summary(),
+        elapsed: meter.elapsed(),
+        latencies: kept.unwrap_or_default(),
+        errors: shared.errors.get(),
+        unknown: shared.unknown.get(),
+        behind,
+        cpu,
+        primary: leader.map(|(_, primary)| primary),
+        primary_changed: leader_before != leader,
+        ending,
+    })
+}
+
+/// The clients at work. Dropping it ends them.
+struct Tasks(Vec<JoinHandle<()>>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(JoinHandle::abort);
+    }
+}
+
+/// Waits until the run is over, and tells each second how it goes.
+async fn wait(
+    run: &Run,
+    asked: &Asked,
+    shared: &Shared,
+    over: &mut oneshot::Receiver<Result<(), Failure>>,
+) -> Result<Ending, Failure> {
+    let began = Instant::now();
+    let end = match run.until {
+        Until::Elapsed(duration) => began + duration,
+        Until::Answered(_) => Instant::from_nanos(u64::MAX),
+    };
+    let patience = SILENCE.max(run.timeout * 2);
+    let (mut ops, mut heard_at) = (0, began);
+    let mut lap_at = began;
+    loop {
+        lap_at = (lap_at + Duration::from_secs(1)).min(end);
+        let ended = timeout_at(lap_at, select(asked.clone(), &mut *over)).await;
+        let now = Instant::now();
+        let (lap, ops_now) = {
+            let mut meter = shared.meter.borrow_mut();
+            (meter.lap(), meter.ops())
+        };
+        if run.progress {
+            Live::Stderr.line(lap)?;
+        }
+        match ended {
+            Ok(Either::Left(_)) => return Ok(Ending::Interrupted),
+            Ok(Either::Right((how, _))) => return told(how).map(|()| Ending::Planned),
+            Err(_) if now >= end => return Ok(Ending::Planned),
+            Err(_) => {}
+        }
+        if ops_now > ops {
+            (ops, heard_at) = (ops_now, now);
+        } else if matches!(run.until, Until::Answered(_)) && now - heard_at > patience {
+            return Ok(Ending::Silence);
+        }
+    }
+}
+
+fn told(how: Result<Result<(), Failure>, oneshot::Canceled>) -> Result<(), Failure> {
+    how.unwrap_or_else(|oneshot::Canceled| Err(Failure::setup("a client has gone")))
+}
+
+/// A run for a number of answers is given up when none has come for so long, at least.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long the first answer of the group may take.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
+/// How long replicas may take to tell how they are.
+const STATUS_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Registers all sessions, and puts what will be read.
+async fn open(settings: &Settings, run: &Run) -> Result<Vec<Driver>, Failure> {
+    let clients = sockets(settings, run)?;
+    let patience = FIRST_ANSWER.min(run.timeout);
+    let first = match timeout(patience, clients[0].session()).await {
+        Ok(Ok(session)) => session,
+        Ok(Err(CallError::Unknown { .. })) | Err(_) => {
+            return Err(nobody_there(settings, patience).await);
+        }
+        Ok(Err(error)) => return Err(error.into()),
+    };
+    let rest = clients.iter().cycle().take(run.clients as usize).skip(1);
+    let rest = rest.map(Client::session);
+    let sessions = try_join_all(rest).await?;
+    let sessions = std::iter::once(first).chain(sessions);
+    let driver = |(index, (session, client)): (usize, (Session, &Client))| Driver {
+        index,
+        client: client.clone(),
+        session,
+        workload: Rc::clone(&run.workload),
+    };
+    let pairs = sessions.zip(clients.iter().cycle()).enumerate();
+    let mut drivers: Vec<Driver> = pairs.map(driver).collect();
+    let count = drivers.len();
+    try_join_all(drivers.iter_mut().map(|driver| driver.prepare(count))).await?;
+    Ok(drivers)
+}
+
+/// One socket, or one for each client.
+fn sockets(settings: &Settings, run: &Run) -> Result<Vec<Client>, Failure> {
+    let config = settings.client(run.timeout);
+    let (count, config) = if run.shared_socket {
+        (1, config)
+    } else {
+        // One call is in flight on it: a buffer for the answer, and some for what comes twice.
+        let recv_buffers = 4;
+        let config = ClientConfig {
+            recv_buffers,
+            ..config
+        };
+        (run.clients, config)
+    };
+    let socket = |index| {
+        Client::new(config.clone()).map_err(|error| {
+            let out_of_files = matches!(&error, ConfigError::Bind(_, error)
+                if error.raw_os_error() == Some(TOO_MANY_OPEN_FILES));
+            if !out_of_files {
+                return error.into();
+            }
+            Failure::setup(format_args!(
+                "there can be no socket for client {index} of {count}: raise the limit of open \
+                 files (ulimit -n), or use --shared-socket"
+            ))
+        })
+    };
+    (1..=count).map(socket).collect()
+}
+
+/// `EMFILE`.
+const TOO_MANY_OPEN_FILES: i32 = 24;
+
+/// Why there was no answer at all.
+async fn nobody_there(settings: &Settings, patience: Duration) -> Failure {
+    let answers = query_status(settings.cluster, &settings.replicas, STATUS_PATIENCE).await;
+    let there = answers.map_or(0, |answers| answers.iter().flatten().count());
+    let why = match there {
+        0 => "does it run?".to_owned(),
+        1 => "one replica tells its status, but nobody serves: see viewring status".to_owned(),
+        n => format!("{n} replicas tell their status, but nobody serves: see viewring status"),
+    };
+    Failure::unreachable(format_args!(
+        "no answer within {patience:?} from the group at {}: {why}",
+        settings.addresses()
+    ))
+}
+
+/// The latest view, and its primary.
+async fn leader(settings: &Settings) -> Option<(u64, u8)> {
+    let answers = query_status(settings.cluster, &settings.replicas, STATUS_PATIENCE).await;
+    let answers = answers.ok()?.into_iter().flatten();
+    let normal = answers.filter(|status| status.status == "normal");
+    normal.map(|status| (status.view, status.primary)).max()
+}

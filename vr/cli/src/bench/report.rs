@@ -1,0 +1,127 @@
+//! What a run found, as text and as JSON.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::cpu::Used;
+use super::measure::{Ending, Measured, Run};
+use crate::duration::short;
+use crate::meter::{Summary, tenths};
+use crate::output::thousands;
+
+/// What a run found.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) clients: u32,
+    shared_socket: bool,
+    op: &'static str,
+    /// Requests a second of an open loop; null in a closed one.
+    rate: Option<u32>,
+    seconds: f64,
+    #[serde(flatten)]
+    pub(super) summary: Summary,
+    /// Answers that were none to what was asked, and sessions that were lost.
+    errors: u64,
+    /// Operations without an answer in time. They are asked for again.
+    unknown: u64,
+    /// Open loop: requests that were due at the end and had not begun.
+    behind: u64,
+    pub(super) cpu: Cpu,
+    /// Whether ctrl-c ended it.
+    interrupted: bool,
+}
+
+/// CPU time, in user space and in the kernel.
+#[derive(Debug, Serialize)]
+pub(super) struct Cpu {
+    pub(super) client: Share,
+    /// Null if it does not run on this machine, or if there was another primary at the beginning.
+    pub(super) primary: Option<Share>,
+    /// By id; null if it does not run on this machine.
+    replicas: Vec<Option<Share>>,
+}
+
+/// What one process used.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Share {
+    /// Microseconds for each operation that was answered.
+    pub(super) us_per_op: f64,
+    /// Of one core, in percent.
+    percent: f64,
+}
+
+impl Report {
+    pub(super) fn of(run: &Run, measured: &Measured) -> Self {
+        Self {
+            clients: run.clients,
+            shared_socket: run.shared_socket,
+            op: run.workload.op().name(),
+            rate: run.rate,
+            seconds: measured.elapsed.as_secs_f64(),
+            summary: measured.summary,
+            errors: measured.errors,
+            unknown: measured.unknown,
+            behind: measured.behind,
+            cpu: Cpu::of(measured),
+            interrupted: measured.ending == Ending::Interrupted,
+        }
+    }
+}
+
+impl Cpu {
+    fn of(measured: &Measured) -> Self {
+        let share = |used: Duration| Share {
+            us_per_op: hundredths(used.as_secs_f64() * 1e6 / measured.summary.ops.max(1) as f64),
+            percent: tenths(used.as_secs_f64() * 100.0 / measured.elapsed.as_secs_f64().max(1e-9)),
+        };
+        let Used { client, replicas } = &measured.cpu;
+        let replicas: Vec<Option<Share>> = replicas.iter().map(|used| used.map(share)).collect();
+        let primary = measured
+            .primary
+            .and_then(|id| *replicas.get(usize::from(id))?);
+        Self {
+            client: share(*client),
+            primary: primary.filter(|_| !measured.primary_changed),
+            replicas,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.summary)?;
+        writeln!(f, "errors        {}, unknown {}", self.errors, self.unknown)?;
+        let Cpu {
+            client, primary, ..
+        } = self.cpu;
+        write!(f, "CPU an op     client {client}")?;
+        if let Some(primary) = primary {
+            write!(f, ", primary {primary}")?;
+        }
+        if let Some(rate) = self.rate.filter(|_| self.behind > 0) {
+            let (behind, rate) = (thousands(self.behind), thousands(rate.into()));
+            write!(
+                f,
+                "\nbehind        {behind} requests: {rate}/s is more than is answered"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({:.0} % of a core)",
+            short(self.us_per_op),
+            self.percent
+        )
+    }
+}
+
+fn hundredths(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
+}
