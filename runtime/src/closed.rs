@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::buf::BufPool;
 use crate::handle::Gone;
 use crate::net::UdpOptions;
-use crate::reactor::{Completion, Op, OpKey, Reactor, SocketId, Unpark, Wait};
+use crate::reactor::{Completion, FileId, Op, OpKey, Reactor, SocketId, Unpark, Wait};
 use crate::time::Instant;
 
 #[derive(Debug)]
@@ -50,6 +50,12 @@ impl Reactor for Closed {
     }
 
     fn close(&mut self, _: SocketId) {}
+
+    fn new_file(&mut self) -> FileId {
+        FileId(0) // it means nothing: nothing can be done with it
+    }
+
+    fn close_file(&mut self, _: FileId) {}
 
     fn start(&mut self, _: OpKey, op: Op) {
         drop(op); // it never completes: whoever waits for it is told that the runtime is gone

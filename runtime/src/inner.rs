@@ -26,7 +26,7 @@ use crate::closed::Closed;
 use crate::executor::{Executor, JoinHandle};
 use crate::handle::{Gone, Item, RemoteTasks};
 use crate::metrics::Metrics;
-use crate::ops::{Delivery, Ops, Sink, State};
+use crate::ops::{Bequest, Delivery, Ops, Sink, State};
 use crate::reactor::{Completion, Op, OpKey, Outcome, Reactor, Unpark, Wait};
 use crate::remote::Remote;
 use crate::runtime::Config;
@@ -144,9 +144,13 @@ impl Inner {
         reactor.is_ok_and(|mut reactor| reactor.unpark_peer(peer))
     }
 
-    /// Has everybody who waits there woken in this turn, once the sink that says so is done.
+    /// Has everybody who waits there woken in this turn, once the sink that says so is done. At
+    /// once if there are no more turns; call it when nothing is borrowed.
     pub(crate) fn wake_soon(&self, waiters: &Waiters) {
         waiters.take(usize::MAX, &mut *self.due.borrow_mut());
+        if self.is_closed() {
+            self.wake_due();
+        }
     }
 
     /// Starts an operation that a future will poll.
@@ -180,6 +184,23 @@ impl Inner {
     pub(crate) fn orphan(&self, key: OpKey) {
         let interested = self.cancel(key);
         drop(interested); // nothing is borrowed
+    }
+
+    /// Has an operation end whose future is gone and of which `heir` will hear.
+    pub(crate) fn bequeath(&self, key: OpKey, heir: Rc<dyn Sink>) {
+        if self.is_closed() {
+            self.orphan(key);
+            return heir.complete(Err(io::Error::other(Gone)), false);
+        }
+        let bequest = self.ops.borrow_mut().bequeath(key, Rc::clone(&heir));
+        match bequest {
+            Bequest::InFlight(before) => {
+                self.reactor.borrow_mut().cancel(key);
+                drop(before); // nothing is borrowed
+            }
+            Bequest::Completed(result) => heir.complete(result, false),
+            Bequest::Lost => heir.complete(Err(io::Error::other(Gone)), false),
+        }
     }
 
     /// Has an operation end of which nobody will hear. Gives who was interested.

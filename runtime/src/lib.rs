@@ -68,7 +68,8 @@
 //!
 //! # The modules
 //!
-//! - [`net`]: UDP sockets. [`buf`]: pooled buffers, shared without a copy.
+//! - [`net`]: UDP sockets. [`fs`]: files, and making durable what is in them. [`buf`]: pooled
+//!   buffers, shared without a copy.
 //! - [`time`]: instants, timers, timeouts, intervals. [`signal`]: being asked to stop.
 //! - [`cores`]: one runtime per core.
 //! - [`reactor`]: the seam between a runtime and its world. [`uring`]: the real world. [`sim`]: a
@@ -82,6 +83,7 @@ mod closed;
 pub mod cores;
 mod current;
 mod executor;
+pub mod fs;
 mod handle;
 mod inner;
 mod metrics;

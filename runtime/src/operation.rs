@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use crate::handle::Gone;
 use crate::inner::Inner;
+use crate::ops::Sink;
 use crate::reactor::{Op, OpKey, Outcome};
 
 /// An operation that was started.
@@ -28,6 +29,21 @@ impl Operation {
             runtime: Rc::clone(runtime),
             key: Some(runtime.start(op)),
         }
+    }
+}
+
+impl Operation {
+    /// Drops it, and has `heir` hear how it ended, in any case: with [`Gone`] if that will never be
+    /// known. A future that was ready has nothing to leave.
+    pub(crate) fn leave_to(mut self, heir: Rc<dyn Sink>) {
+        if let Some(key) = self.key.take() {
+            self.runtime.bequeath(key, heir);
+        }
+    }
+
+    /// Whether its result was not taken yet.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.key.is_some()
     }
 }
 

@@ -7,8 +7,11 @@
 //!     +----------------+---------> Orphaned     +---------> (free)
 //!                                     | final completion
 //!                                     +---------> (free)
-//! Posted: nobody waits; a failure is counted.      Stream: many completions, into a queue.
+//! Posted: nobody waits; a sink hears how it went.   Stream: many completions, into a queue.
 //! ```
+//!
+//! An operation whose outcome matters also when nobody waits any more is not orphaned but
+//! [bequeathed](Ops::bequeath): it becomes Posted.
 //!
 //! The table decides who hears of a completion. The bytes that the operation reads or writes are
 //! the reactor's (see the ownership rule in `reactor.rs`): an orphan's buffers are safe there until
@@ -73,6 +76,17 @@ pub(crate) struct Orphan {
     pub(crate) in_flight: bool,
     /// Who was interested.
     pub(crate) held: Option<State>,
+}
+
+/// What [`Ops::bequeath`] found.
+#[must_use = "drop it when the table is not borrowed"]
+pub(crate) enum Bequest {
+    /// The heir will hear of it; the reactor should be asked to cancel it. Who was interested.
+    InFlight(State),
+    /// The heir is to be told this.
+    Completed(io::Result<Outcome>),
+    /// Nobody will ever know.
+    Lost,
 }
 
 impl Entry {
@@ -175,6 +189,33 @@ impl Ops {
         Orphan {
             in_flight: true,
             held: Some(before),
+        }
+    }
+
+    /// The future of `key` is gone, and `heir` is to hear of the completion in its place. If that
+    /// has come already, or will never come, it is given back for the heir to be told.
+    pub(crate) fn bequeath(&mut self, key: OpKey, heir: Rc<dyn Sink>) -> Bequest {
+        let Some(entry) = self.entry(key) else {
+            return Bequest::Lost;
+        };
+        match entry.state {
+            State::Completed(_) => {
+                let entry = self.entries.remove(key.index as usize);
+                let State::Completed(result) = entry.state else {
+                    unreachable!("matched above")
+                };
+                Bequest::Completed(result)
+            }
+            // The runtime, shutting down, was faster.
+            State::Orphaned => Bequest::Lost,
+            State::Submitted | State::Waiting(_) => {
+                let before = std::mem::replace(&mut entry.state, State::Posted(heir));
+                self.orphaned += 1;
+                Bequest::InFlight(before)
+            }
+            State::Posted(_) | State::Stream(_) => {
+                unreachable!("a future bequeaths only the operation that it started")
+            }
         }
     }
 
@@ -290,6 +331,32 @@ mod tests {
         assert!(matches!(complete(&mut ops, key), Delivery::Nothing));
         assert!(!ops.orphan(key).in_flight);
         assert_eq!(ops.len(), 0);
+    }
+
+    #[test]
+    fn an_heir_hears_what_the_future_would_have_heard() {
+        struct Heir;
+        impl Sink for Heir {
+            fn complete(self: Rc<Self>, _: io::Result<Outcome>, _: bool) {}
+        }
+        let mut ops = Ops::new();
+        let key = ops.insert();
+        assert!(poll(&mut ops, key).is_pending());
+        let bequest = ops.bequeath(key, Rc::new(Heir));
+        assert!(matches!(bequest, Bequest::InFlight(State::Waiting(_))));
+        assert!(matches!(
+            complete(&mut ops, key),
+            Delivery::Tell(_, Ok(_), false)
+        ));
+        let key = ops.insert();
+        assert!(matches!(complete(&mut ops, key), Delivery::Nothing));
+        let bequest = ops.bequeath(key, Rc::new(Heir));
+        assert!(matches!(bequest, Bequest::Completed(Ok(_))));
+        let key = ops.insert();
+        assert!(ops.orphan(key).in_flight);
+        let bequest = ops.bequeath(key, Rc::new(Heir));
+        assert!(matches!(bequest, Bequest::Lost));
+        assert_eq!(ops.len(), 1);
     }
 
     #[test]

@@ -13,13 +13,15 @@
 //! to the runtime. Nothing above the seam can break this rule, so no safe code can free memory
 //! that the kernel may still touch.
 
+use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::buf::{BufPool, SharedBuf};
+use crate::buf::{Buf, BufPool, SharedBuf};
+use crate::fs::OpenOptions;
 use crate::net::UdpOptions;
 use crate::time::Instant;
 
@@ -41,6 +43,10 @@ impl OpKey {
 /// A socket that the reactor holds open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SocketId(pub u32);
+
+/// A file that the reactor holds open, or is to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileId(pub u32);
 
 /// An operation to start.
 #[derive(Debug)]
@@ -68,6 +74,55 @@ pub enum Op {
     },
     /// Completes when the process is asked to stop (`SIGINT`, `SIGTERM`).
     ShutdownSignal,
+    /// Opens a file; openat(2). What follows needs a file that is open.
+    Open {
+        /// Under this name of the reactor's: see [`Reactor::new_file`].
+        file: FileId,
+        /// Where it is; held until the completion.
+        path: CString,
+        /// How.
+        options: OpenOptions,
+    },
+    /// Reads as much as the buffer holds, or less: at the end of the file, nothing; pread(2).
+    Read {
+        /// From this file,
+        file: FileId,
+        /// from there.
+        offset: u64,
+        /// Held until the completion, which brings it back with what was read.
+        buf: Buf,
+    },
+    /// Writes all of it, or only its beginning; pwrite(2).
+    Write {
+        /// To this file,
+        file: FileId,
+        /// to there.
+        offset: u64,
+        /// What; held until the completion.
+        data: SharedBuf,
+    },
+    /// [`Write`](Op::Write), and if that wrote all of it, [`Sync`](Op::Sync) of the data, in one
+    /// trip. The sync does not begin before the write is done.
+    WriteSync {
+        /// To this file,
+        file: FileId,
+        /// to there.
+        offset: u64,
+        /// What; held until the completion.
+        data: SharedBuf,
+    },
+    /// Makes durable what writes had written that completed before this started.
+    Sync {
+        /// Of this file.
+        file: FileId,
+        /// Leaves out what is not needed to read the data; fdatasync(2), else fsync(2).
+        data_only: bool,
+    },
+    /// Asks how long a file is; statx(2).
+    Size {
+        /// This file.
+        file: FileId,
+    },
 }
 
 /// What an operation that succeeded brought.
@@ -79,6 +134,18 @@ pub enum Outcome {
     Bytes(usize),
     /// A datagram arrived.
     Datagram(Datagram),
+    /// Bytes were read.
+    Read(Buf),
+    /// A file is so many bytes long.
+    Size(u64),
+    /// A sync ended, perhaps of a write.
+    Synced {
+        /// How many bytes were written before it; 0 if it was none of a write.
+        written: usize,
+        /// How the sync went. `ECANCELED`: it was not done, because not all was written or because
+        /// the operation was cancelled.
+        sync: io::Result<()>,
+    },
 }
 
 /// Something happened to an operation.
@@ -178,6 +245,13 @@ pub trait Reactor: fmt::Debug {
     /// Lets go of `socket`, whose receive the caller has cancelled: it is closed when its last
     /// operation is final, and its id means nothing from now on.
     fn close(&mut self, socket: SocketId);
+
+    /// A name for a file that [`Op::Open`] is to open.
+    fn new_file(&mut self) -> FileId;
+
+    /// Lets go of `file`, opened or not: it is closed, without waiting, when its last operation is
+    /// final, and its name means nothing from now on.
+    fn close_file(&mut self, file: FileId);
 
     /// Starts an operation: it is submitted by the next [`turn`](Self::turn) at the latest, and
     /// completes in a turn, never within this call. A full queue delays it and loses nothing.

@@ -2,7 +2,6 @@
 //!
 //! A body uses nothing but the runtime's own API, so that it means the same in a simulated world.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -15,67 +14,13 @@ use futures::FutureExt;
 use futures::future::join_all;
 use viewring_runtime::buf::SharedBuf;
 use viewring_runtime::net::{UdpOptions, UdpSocket};
-use viewring_runtime::sim::World;
 use viewring_runtime::time::{Instant, sleep, sleep_until, timeout};
-use viewring_runtime::{Config, Runtime, Uring, metrics, nop, spawn, yield_now};
+use viewring_runtime::{metrics, nop, spawn, yield_now};
 
-/// Runs a body on io_uring; skips it, loudly, where that is not permitted.
-fn on_uring<F: Future<Output = ()>>(name: &str, body: fn() -> F) {
-    let reactor = match Uring::new() {
-        Ok(reactor) => reactor,
-        Err(error) => {
-            eprintln!("SKIPPED {name}: {error}");
-            return;
-        }
-    };
-    let runtime = Runtime::new(reactor, Config::default());
-    runtime.block_on(async {
-        timeout(BOUND, body()).await.expect("the body ends in time");
-    });
-    let metrics = runtime.metrics();
-    assert_eq!(metrics.completions_stale, 0);
-    assert_eq!(metrics.reactor("completions_unknown"), 0);
-}
+use self::conformance::drained;
 
-/// Runs a body on a node of a simulated world in which nothing fails.
-fn on_sim<F: Future<Output = ()> + 'static>(_name: &str, body: fn() -> F) {
-    let mut world = World::new(1);
-    let node = world.add_node();
-    let done = Rc::new(Cell::new(false));
-    world.start(node, {
-        let done = Rc::clone(&done);
-        move || {
-            let done = Rc::clone(&done);
-            async move {
-                timeout(BOUND, body()).await.expect("the body ends in time");
-                done.set(true);
-            }
-        }
-    });
-    let ended = world.run_until(|world| !world.is_up(node), 2 * BOUND);
-    assert_eq!(ended, Ok(()));
-    assert!(done.get());
-}
-
-/// Instantiates every body for one reactor.
-macro_rules! conformance {
-    ($reactor:ident, $run:path, [$($body:ident)*]) => {
-        mod $reactor {
-            $(#[test]
-            fn $body() {
-                $run(stringify!($body), super::$body);
-            })*
-        }
-    };
-}
-
-/// Hands the list of bodies to `conformance!`, for each reactor.
-macro_rules! bodies {
-    ($($body:ident)*) => {
-        conformance!(uring, super::on_uring, [$($body)*]);
-        conformance!(sim, super::on_sim, [$($body)*]);
-    };
-}
+#[macro_use]
+mod conformance;
 
 bodies! {
     a_datagram_comes_with_its_sender
@@ -109,12 +54,10 @@ bodies! {
 }
 
 // A simulated socket keeps its address until its last operation has ended.
-conformance!(uring_ports, super::on_uring, [
+conformance!(uring_ports, crate::conformance::on_uring, [
     a_port_is_free_after_the_drop
     a_port_is_free_after_the_drop_with_sends_in_flight
 ]);
-
-const BOUND: Duration = Duration::from_secs(20);
 
 fn localhost() -> SocketAddr {
     "127.0.0.1:0".parse().expect("an address")
@@ -137,13 +80,6 @@ async fn expect(socket: &UdpSocket, payload: &[u8]) {
     let received = timeout(Duration::from_secs(5), socket.recv_datagram()).await;
     let datagram = received.expect("in time").expect("no error");
     assert_eq!(datagram.payload(), payload);
-}
-
-/// Waits until no more than `left` operations are in flight.
-async fn drained(left: usize) {
-    while metrics().operations_in_flight > left {
-        sleep(Duration::from_micros(100)).await;
-    }
 }
 
 async fn a_datagram_comes_with_its_sender() {

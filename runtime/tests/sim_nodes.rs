@@ -434,7 +434,12 @@ fn a_crash_loses_what_the_disk_has_not_synced_and_a_kill_does_not() {
                 disk.complete(now).expect("it is due").1.expect("no faults")
             };
             let name = "log".to_owned();
-            let opened = run(DiskOp::Open { name, create: true });
+            let opened = run(DiskOp::Open {
+                name,
+                create: true,
+                truncate: false,
+                directory: false,
+            });
             let DiskDone::Opened(file) = opened else {
                 panic!("{opened:?}")
             };

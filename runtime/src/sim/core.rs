@@ -77,6 +77,11 @@ impl Core {
                         self.nodes[life.node.index()].end_cancelled(&mut self.timeline, key);
                     }
                 }
+                Happening::Disk { life } => {
+                    if self.living(life).is_some() {
+                        self.nodes[life.node.index()].serve_disk(&mut self.timeline);
+                    }
+                }
                 Happening::Wake { life } => {
                     if let Some(node) = self.living(life) {
                         node.work = true;
@@ -145,6 +150,10 @@ impl Core {
                     return;
                 }
                 Ok(Outcome::Done)
+            }
+            Some(Held::File(_)) => {
+                node.counters.submitted += 1;
+                return node.submit_file(timeline, key);
             }
             Some(Held::Receive { socket }) => {
                 let socket = node.sockets.get(*socket);

@@ -15,11 +15,13 @@
 //!
 //! A sync covers the writes that had completed when it was submitted, and no others. After a sync
 //! that failed, the writes that it covered are readable as before, but no later sync makes them
-//! durable: this is how Linux behaves, and why a failed sync is the end of a process. A file that
-//! was made and never synced may be gone.
+//! durable: this is how Linux behaves, and why a failed sync is the end of a process. The name of a
+//! file is durable when its directory was synced after the file was made; a crash may take other
+//! names away, with all that is in their files. Every directory is there already.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::random::Random;
@@ -93,9 +95,10 @@ impl DiskFaults {
     }
 }
 
-/// An open file of one process: it means nothing after a crash.
+/// An open file, or directory, of one process: it means nothing after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FileId {
+pub struct OpenFile {
+    is_directory: bool,
     index: u32,
     boot: u32,
 }
@@ -110,15 +113,19 @@ pub struct Ticket(u64);
 pub enum DiskOp {
     /// Opens a file.
     Open {
-        /// Its name; there are no directories.
+        /// Its name: a path.
         name: String,
         /// Makes it if there is none.
         create: bool,
+        /// Empties it.
+        truncate: bool,
+        /// It is a directory, which can be synced and nothing else.
+        directory: bool,
     },
     /// Reads; less than `len` at the end of the file.
     ReadAt {
         /// From this file,
-        file: FileId,
+        file: OpenFile,
         /// from there,
         offset: u64,
         /// so many bytes.
@@ -127,16 +134,21 @@ pub enum DiskOp {
     /// Writes, possibly only the beginning.
     WriteAt {
         /// To this file,
-        file: FileId,
+        file: OpenFile,
         /// to there.
         offset: u64,
         /// What is written.
         data: Vec<u8>,
     },
-    /// Makes durable what was written.
+    /// Makes durable what was written; of a directory, which names it has.
     Sync {
         /// To this file.
-        file: FileId,
+        file: OpenFile,
+    },
+    /// Asks how long it is.
+    Size {
+        /// This file.
+        file: OpenFile,
     },
 }
 
@@ -144,21 +156,25 @@ pub enum DiskOp {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskDone {
     /// The file.
-    Opened(FileId),
+    Opened(OpenFile),
     /// The bytes.
     Read(Vec<u8>),
     /// So many bytes were written.
     Written(usize),
     /// It is durable.
     Synced,
+    /// It is so many bytes long.
+    Size(u64),
 }
 
 /// One node's disk.
 #[derive(Debug)]
 pub struct Disk {
     faults: DiskFaults,
-    names: BTreeMap<String, u32>,
+    names: BTreeMap<String, Name>,
     files: Vec<File>,
+    /// Those that were opened.
+    directories: Vec<String>,
     boot: u32,
     /// By when they complete.
     running: BTreeMap<(Instant, Ticket), Running>,
@@ -169,6 +185,16 @@ pub struct Disk {
     sync: Random,
     read: Random,
     crash: Random,
+    cancel: Random,
+}
+
+#[derive(Debug)]
+struct Name {
+    index: u32,
+    /// A sync of its directory covers it if it covers this number.
+    number: u64,
+    /// Whether a crash leaves it.
+    is_durable: bool,
 }
 
 #[derive(Debug, Default)]
@@ -179,13 +205,13 @@ struct File {
     durable: Vec<u8>,
     /// Written and not synced, in order.
     dirty: Vec<Write>,
-    /// Whether a crash leaves the file at all.
-    is_durable: bool,
 }
 
 #[derive(Debug)]
 struct Write {
     number: u64,
+    /// Before it writes, it empties the file.
+    truncates: bool,
     offset: u64,
     data: Vec<u8>,
 }
@@ -197,12 +223,16 @@ struct Running {
     covers: u64,
 }
 
+/// No file is longer: it is in memory.
+const FILE_MAX: u64 = 1 << 30;
+
 impl Disk {
     pub(super) fn new(random: Random) -> Self {
         Self {
             faults: DiskFaults::default(),
             names: BTreeMap::new(),
             files: Vec::new(),
+            directories: Vec::new(),
             boot: 0,
             running: BTreeMap::new(),
             tickets: 0,
@@ -212,6 +242,15 @@ impl Disk {
             sync: random.fork(3),
             read: random.fork(4),
             crash: random.fork(5),
+            cancel: random.fork(6),
+        }
+    }
+
+    /// A new disk, empty, with the same knobs.
+    pub(super) fn replacement(&self) -> Self {
+        Self {
+            faults: self.faults.clone(),
+            ..Self::new(self.crash.fork(7))
         }
     }
 
@@ -222,6 +261,11 @@ impl Disk {
 
     /// Starts an operation.
     pub fn submit(&mut self, now: Instant, op: DiskOp) -> Ticket {
+        self.start(now, op).0
+    }
+
+    /// Starts an operation, and says when it completes.
+    pub(super) fn start(&mut self, now: Instant, op: DiskOp) -> (Ticket, Instant) {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         let mut latency =
@@ -232,7 +276,21 @@ impl Disk {
         let covers = self.writes;
         self.running
             .insert((now + latency, ticket), Running { op, covers });
-        ticket
+        (ticket, now + latency)
+    }
+
+    /// Asks that an operation not be done. False if that comes too late.
+    pub(super) fn cancel(&mut self, ticket: Ticket) -> bool {
+        let found = self
+            .running
+            .keys()
+            .find(|&&(_, under_way)| under_way == ticket);
+        let Some(&key) = found else { return false };
+        // Whether it has begun.
+        if self.cancel.chance(0.5) {
+            return false;
+        }
+        self.running.remove(&key).is_some()
     }
 
     /// When the next operation completes.
@@ -249,10 +307,18 @@ impl Disk {
         }
         let Running { op, covers } = next.remove();
         let done = match op {
-            DiskOp::Open { name, create } => self.open(name, create),
+            DiskOp::Open {
+                name,
+                create,
+                truncate,
+                directory,
+            } => self.open(&name, create, truncate, directory),
             DiskOp::ReadAt { file, offset, len } => self.read_at(file, offset, len),
             DiskOp::WriteAt { file, offset, data } => self.write_at(file, offset, data),
             DiskOp::Sync { file } => self.sync(file, covers),
+            DiskOp::Size { file } => self
+                .index(file)
+                .map(|index| DiskDone::Size(self.files[index].cached.len() as u64)),
         };
         Some((ticket, done))
     }
@@ -264,49 +330,90 @@ impl Disk {
 
     /// What of the file a crash is sure to leave.
     pub fn durable(&self, name: &str) -> Option<&[u8]> {
-        let file = self.file(name).filter(|file| file.is_durable);
-        file.map(|file| &file.durable[..])
+        let durable = |name: &Name| name.is_durable;
+        let name = self.names.get(&normal(name)).filter(|name| durable(name))?;
+        Some(&self.files[name.index as usize].durable)
     }
 
     /// Flips the lowest bit of one byte of a file, for good. False if there is no such byte.
     pub fn rot(&mut self, name: &str, offset: u64) -> bool {
-        let Some(&index) = self.names.get(name) else {
+        let Some(name) = self.names.get(&normal(name)) else {
             return false;
         };
-        let file = &mut self.files[index as usize];
+        let file = &mut self.files[name.index as usize];
         flip(file, offset as usize, 0)
     }
 
     fn file(&self, name: &str) -> Option<&File> {
-        self.names
-            .get(name)
-            .map(|&index| &self.files[index as usize])
+        let name = self.names.get(&normal(name))?;
+        Some(&self.files[name.index as usize])
     }
 
-    fn open(&mut self, name: String, create: bool) -> io::Result<DiskDone> {
-        let index = match self.names.get(&name) {
-            Some(&index) => index,
-            None if create => {
-                let index = self.files.len() as u32;
-                self.files.push(File::default());
-                self.names.insert(name, index);
-                index
+    fn open(
+        &mut self,
+        name: &str,
+        create: bool,
+        truncate: bool,
+        directory: bool,
+    ) -> io::Result<DiskDone> {
+        let name = normal(name);
+        let known = self.names.get(&name).map(|name| name.index);
+        let index = match known {
+            Some(_) if directory => return Err(errno(libc::ENOTDIR)),
+            Some(index) => index,
+            None if directory => {
+                self.directories.push(name);
+                self.directories.len() as u32 - 1
             }
+            None if create => self.make(name),
             None => return Err(errno(libc::ENOENT)),
         };
-        let boot = self.boot;
-        Ok(DiskDone::Opened(FileId { index, boot }))
-    }
-
-    fn index(&self, file: FileId) -> io::Result<usize> {
-        if file.boot == self.boot {
-            Ok(file.index as usize)
-        } else {
-            Err(errno(libc::EBADF))
+        if truncate && !directory {
+            self.files[index as usize].cached.clear();
+            self.note(index, 0, Vec::new(), true);
         }
+        Ok(DiskDone::Opened(OpenFile {
+            is_directory: directory,
+            index,
+            boot: self.boot,
+        }))
     }
 
-    fn read_at(&mut self, file: FileId, offset: u64, len: usize) -> io::Result<DiskDone> {
+    fn make(&mut self, name: String) -> u32 {
+        let index = self.files.len() as u32;
+        self.files.push(File::default());
+        let made = Name {
+            index,
+            number: self.writes,
+            is_durable: false,
+        };
+        self.names.insert(name, made);
+        self.writes += 1;
+        index
+    }
+
+    /// Takes note of a write that is to be synced.
+    fn note(&mut self, index: u32, offset: u64, data: Vec<u8>, truncates: bool) {
+        self.files[index as usize].dirty.push(Write {
+            number: self.writes,
+            truncates,
+            offset,
+            data,
+        });
+        self.writes += 1;
+    }
+
+    fn index(&self, file: OpenFile) -> io::Result<usize> {
+        if file.boot != self.boot {
+            return Err(errno(libc::EBADF));
+        }
+        if file.is_directory {
+            return Err(errno(libc::EISDIR));
+        }
+        Ok(file.index as usize)
+    }
+
+    fn read_at(&mut self, file: OpenFile, offset: u64, len: usize) -> io::Result<DiskDone> {
         let index = self.index(file)?;
         if self.read.chance(self.faults.read_error) {
             return Err(errno(libc::EIO));
@@ -321,9 +428,12 @@ impl Disk {
         Ok(DiskDone::Read(file.cached[start..end].to_vec()))
     }
 
-    fn write_at(&mut self, file: FileId, offset: u64, mut data: Vec<u8>) -> io::Result<DiskDone> {
+    fn write_at(&mut self, file: OpenFile, offset: u64, mut data: Vec<u8>) -> io::Result<DiskDone> {
         let index = self.index(file)?;
         let end = offset + data.len() as u64;
+        if end > FILE_MAX {
+            return Err(errno(libc::EFBIG));
+        }
         let len = self.files[index].cached.len() as u64;
         let used: u64 = self.files.iter().map(|file| file.cached.len() as u64).sum();
         if used + end.saturating_sub(len) > self.faults.capacity {
@@ -339,32 +449,27 @@ impl Disk {
             landed = self.write.below(sectors) * self.faults.sector as u64;
         }
         let written = data.len();
-        let file = &mut self.files[index];
-        put(&mut file.cached, landed, &data);
-        file.dirty.push(Write {
-            number: self.writes,
-            offset: landed,
-            data,
-        });
-        self.writes += 1;
+        put(&mut self.files[index].cached, landed, &data);
+        self.note(index as u32, landed, data, false);
         if fails {
             return Err(errno(libc::EIO));
         }
         Ok(DiskDone::Written(written))
     }
 
-    fn sync(&mut self, file: FileId, covers: u64) -> io::Result<DiskDone> {
-        let index = self.index(file)?;
+    fn sync(&mut self, file: OpenFile, covers: u64) -> io::Result<DiskDone> {
+        if file.boot != self.boot {
+            return Err(errno(libc::EBADF));
+        }
         let fails = self.sync.chance(self.faults.sync_error);
         if !fails && self.sync.chance(self.faults.lying_sync) {
             return Ok(DiskDone::Synced);
         }
-        let File {
-            durable,
-            dirty,
-            is_durable,
-            ..
-        } = &mut self.files[index];
+        let index = file.index as usize;
+        if file.is_directory {
+            return self.sync_directory(index, covers, fails);
+        }
+        let File { durable, dirty, .. } = &mut self.files[index];
         let covered = dirty.extract_if(.., |write| write.number < covers);
         if fails {
             for write in covered {
@@ -373,9 +478,22 @@ impl Disk {
             return Err(errno(libc::EIO));
         }
         for write in covered {
+            if write.truncates {
+                durable.clear();
+            }
             put(durable, write.offset, &write.data);
         }
-        *is_durable = true;
+        Ok(DiskDone::Synced)
+    }
+
+    fn sync_directory(&mut self, index: usize, covers: u64, fails: bool) -> io::Result<DiskDone> {
+        if fails {
+            return Err(errno(libc::EIO));
+        }
+        let directory = &self.directories[index];
+        for (name, made) in &mut self.names {
+            made.is_durable |= made.number < covers && parent(name) == *directory;
+        }
         Ok(DiskDone::Synced)
     }
 
@@ -393,13 +511,13 @@ impl Disk {
             }
         }
         let crash = &mut self.crash;
-        let files = &mut self.files;
-        self.names.retain(|_, index| {
-            let file = &mut files[*index as usize];
-            file.is_durable |= !file.durable.is_empty() || crash.chance(kept);
-            file.cached.clone_from(&file.durable);
-            file.is_durable
+        self.names.retain(|_, name| {
+            name.is_durable |= crash.chance(kept);
+            name.is_durable
         });
+        for file in &mut self.files {
+            file.cached.clone_from(&file.durable);
+        }
         lost
     }
 
@@ -423,6 +541,24 @@ impl Disk {
     }
 }
 
+/// One name for all ways to write a path.
+fn normal(name: &str) -> String {
+    let components = Path::new(name).components();
+    let path: PathBuf = components
+        .filter(|part| *part != Component::CurDir)
+        .collect();
+    match path.to_string_lossy() {
+        empty if empty.is_empty() => ".".to_owned(),
+        path => path.into_owned(),
+    }
+}
+
+/// The directory of a name that is [`normal`].
+fn parent(name: &str) -> String {
+    let parent = Path::new(name).parent().map(Path::to_string_lossy);
+    normal(&parent.unwrap_or_default())
+}
+
 /// Does some sectors of a write and leaves others; says how many bytes it left.
 fn tear(
     random: &mut Random,
@@ -432,6 +568,9 @@ fn tear(
     write: &Write,
 ) -> u64 {
     let mut lost = 0;
+    if write.truncates && random.chance(kept) {
+        durable.clear();
+    }
     let mut at = 0;
     while at < write.data.len() {
         let offset = write.offset + at as u64;
@@ -449,6 +588,9 @@ fn tear(
 
 /// Writes into a file, filling a hole before it with zeros.
 fn put(bytes: &mut Vec<u8>, offset: u64, data: &[u8]) {
+    if data.is_empty() {
+        return; // which makes no hole
+    }
     let start = offset as usize;
     let end = start + data.len();
     if bytes.len() < end {

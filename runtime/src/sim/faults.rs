@@ -166,9 +166,21 @@ impl World {
     }
 
     /// Does something with the disk of `node`: turns its knobs, looks into its files, has it do
-    /// something.
+    /// something. What it [completes](Disk::complete) in there of the node's own is lost to that.
     pub fn with_disk<R>(&mut self, node: NodeId, f: impl FnOnce(&mut Disk) -> R) -> R {
         f(&mut self.core.borrow_mut().node(node).disk)
+    }
+
+    /// Puts an empty disk into `node`, with the knobs of the old one.
+    ///
+    /// # Panics
+    /// When a process runs there: [`crash`](Self::crash) it first.
+    pub fn replace_disk(&mut self, node: NodeId) {
+        assert!(!self.is_up(node), "{node} uses its disk");
+        let mut core = self.core.borrow_mut();
+        let node_state = core.node(node);
+        node_state.disk = node_state.disk.replacement();
+        core.record(Event::of(node, EventKind::DiskReplaced));
     }
 }
 

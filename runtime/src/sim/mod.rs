@@ -62,8 +62,8 @@
 //!   [`World::signal_shutdown`], [`World::set_drift`], [`World::advance_clock`].
 //! - [`World::update_ring`]: receives that end, buffers that run out, late cancellation, full
 //!   queues, failing sends. The knobs are those of [`RingFaults`].
-//! - [`World::with_disk`]: torn and lost writes, failed syncs, rot; see [`Disk`]. The runtime has
-//!   no file operations yet, so a program cannot reach it; a test can.
+//! - [`World::with_disk`]: slow, short, torn and lost writes, failed and lying syncs, rot; see
+//!   [`Disk`]. A program reaches it through [`fs`](crate::fs). [`World::replace_disk`].
 //!
 //! [`Link::draw`], [`RingFaults::draw`] and [`DiskFaults::draw`] choose them at random.
 //!
@@ -71,7 +71,8 @@
 //!
 //! [`World::crash`] drops the node's runtime: every future is dropped and every drop path runs, but
 //! nothing that it does then leaves the node. [`World::start`] gives the node a new runtime. What
-//! was sent before may arrive afterwards, at either end. The disk keeps what was synced. State that
+//! was sent before may arrive afterwards, at either end. The disk keeps what was synced, and a part
+//! of the rest. State that
 //! must not survive must not be shared with the outside, for instance by an `Rc`; what a checker
 //! wants to know may be.
 //!
@@ -90,6 +91,7 @@ mod clock;
 mod core;
 mod disk;
 mod faults;
+mod files;
 mod link;
 mod network;
 mod node;
@@ -110,7 +112,7 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub use disk::{Disk, DiskDone, DiskFaults, DiskOp, FileId, Ticket};
+pub use disk::{Disk, DiskDone, DiskFaults, DiskOp, OpenFile, Ticket};
 pub use link::{Delay, Link};
 pub use network::NetworkStats;
 pub use random::Random;

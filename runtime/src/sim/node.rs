@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::disk::Disk;
+use super::files::Files;
 use super::operations::{Held, Operations};
 use super::random::Random;
 use super::ring::RingState;
@@ -27,6 +28,7 @@ pub(super) struct Node {
     pub(super) random: Random,
     pub(super) ring: RingState,
     pub(super) disk: Disk,
+    pub(super) files: Files,
     pub(super) sockets: Sockets,
     pub(super) ops: Operations,
     /// Its process was asked to stop.
@@ -115,6 +117,7 @@ impl Node {
             random: random.fork(1),
             ring: RingState::new(&random.fork(2)),
             disk: Disk::new(random.fork(3)),
+            files: Files::default(),
             sockets: Sockets::new(address),
             ops: Operations::default(),
             asked_to_stop: false,
@@ -159,9 +162,11 @@ impl Node {
     /// The final completion of an operation.
     pub(super) fn end(&mut self, key: OpKey, result: io::Result<Outcome>) {
         self.work = true;
-        let Some(id) = self.ops.end(key, result) else {
-            return;
-        };
+        let (socket, file) = self.ops.end(key, result);
+        if let Some(file) = file {
+            self.files.end(file);
+        }
+        let Some(id) = socket else { return };
         let socket = self.sockets.get(id);
         socket.operations -= 1;
         if socket.armed == Some(key) {
@@ -178,6 +183,9 @@ impl Node {
         if matches!(held, Held::Receive { .. }) {
             let kind = EventKind::ReceiveEnd(EndReason::Cancelled);
             timeline.record(Event::of(self.life.node, kind));
+        }
+        if held.file().is_some() {
+            return self.cancel_file(key);
         }
         self.end(key, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
     }
@@ -318,6 +326,7 @@ impl Node {
         (
             mem::take(&mut self.sockets.slab),
             mem::take(&mut self.ops),
+            mem::take(&mut self.files),
             mem::take(&mut self.starved),
             mem::take(&mut self.gone),
         )

@@ -5,8 +5,9 @@ use std::io;
 use std::mem;
 use std::net::SocketAddr;
 
+use super::files::FileWork;
 use crate::buf::SharedBuf;
-use crate::reactor::{Completion, Op, OpKey, Outcome, SocketId};
+use crate::reactor::{Completion, FileId, Op, OpKey, Outcome, SocketId};
 
 /// From its start to its final completion an operation has a slot, at its key's index.
 #[derive(Debug, Default)]
@@ -44,13 +45,23 @@ pub(super) enum Held {
         socket: SocketId,
     },
     Signal,
+    File(FileWork),
 }
 
 impl Held {
     pub(super) fn socket(&self) -> Option<SocketId> {
         match self {
             Self::Send { socket, .. } | Self::Receive { socket } => Some(*socket),
-            Self::Nothing | Self::Nop | Self::Signal => None,
+            Self::Nothing | Self::Nop | Self::Signal | Self::File(_) => None,
+        }
+    }
+
+    pub(super) fn file(&self) -> Option<FileId> {
+        match self {
+            Self::File(work) => Some(work.file()),
+            Self::Nothing | Self::Nop | Self::Signal | Self::Send { .. } | Self::Receive { .. } => {
+                None
+            }
         }
     }
 }
@@ -70,6 +81,25 @@ impl Operations {
             },
             Op::ReceiveMany { socket } => Held::Receive { socket },
             Op::ShutdownSignal => Held::Signal,
+            Op::Open {
+                file,
+                path,
+                options,
+            } => Held::File(FileWork::Open {
+                file,
+                path,
+                options,
+            }),
+            Op::Read { file, offset, buf } => Held::File(FileWork::Read { file, offset, buf }),
+            Op::Write { file, offset, data } => Held::File(FileWork::Write { file, offset, data }),
+            Op::WriteSync { file, offset, data } => Held::File(FileWork::WriteSync {
+                file,
+                offset,
+                data,
+                is_written: false,
+            }),
+            Op::Sync { file, .. } => Held::File(FileWork::Sync { file }),
+            Op::Size { file } => Held::File(FileWork::Size { file }),
         };
         let index = key.index as usize;
         if self.slots.len() <= index {
@@ -93,6 +123,16 @@ impl Operations {
         lives.then_some(&slot.held)
     }
 
+    /// Likewise, if it is one on a file.
+    pub(super) fn file_work(&mut self, key: OpKey) -> Option<&mut FileWork> {
+        let slot = self.slots.get_mut(key.index as usize)?;
+        let lives = slot.generation == key.generation;
+        if let Held::File(work) = &mut slot.held {
+            return lives.then_some(work);
+        }
+        None
+    }
+
     /// The keys of those that have not ended and that `which` picks.
     pub(super) fn keys(&self, which: impl Fn(&Held) -> bool) -> Vec<OpKey> {
         let live = |slot: &Slot| !matches!(slot.held, Held::Nothing) && which(&slot.held);
@@ -114,17 +154,21 @@ impl Operations {
         self.completed.push_back((completion, Held::Nothing));
     }
 
-    /// The final completion. The socket that the operation used is returned.
-    pub(super) fn end(&mut self, key: OpKey, result: io::Result<Outcome>) -> Option<SocketId> {
+    /// The final completion. The socket or the file that the operation used is returned.
+    pub(super) fn end(
+        &mut self,
+        key: OpKey,
+        result: io::Result<Outcome>,
+    ) -> (Option<SocketId>, Option<FileId>) {
         let held = mem::take(&mut self.slots[key.index as usize].held);
-        let socket = held.socket();
+        let used = (held.socket(), held.file());
         let completion = Completion {
             key,
             result,
             more: false,
         };
         self.completed.push_back((completion, held));
-        socket
+        used
     }
 
     /// How many completions can be reaped.

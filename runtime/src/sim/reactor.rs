@@ -13,7 +13,7 @@ use super::node::Released;
 use super::trace::{Event, EventKind};
 use crate::buf::BufPool;
 use crate::net::UdpOptions;
-use crate::reactor::{Completion, Op, OpKey, Reactor, SocketId, Unpark, Wait};
+use crate::reactor::{Completion, FileId, Op, OpKey, Reactor, SocketId, Unpark, Wait};
 use crate::time::Instant;
 
 /// It never sleeps: it notes how long the node would, and the world gives the node no turn before.
@@ -77,6 +77,14 @@ impl Reactor for SimReactor {
         self.core.borrow_mut().node(self.node).close(socket);
     }
 
+    fn new_file(&mut self) -> FileId {
+        self.core.borrow_mut().node(self.node).files.add()
+    }
+
+    fn close_file(&mut self, file: FileId) {
+        self.core.borrow_mut().node(self.node).files.close(file);
+    }
+
     fn start(&mut self, key: OpKey, op: Op) {
         let mut core = self.core.borrow_mut();
         let node = core.node(self.node);
@@ -85,6 +93,9 @@ impl Reactor for SimReactor {
         let used = node.ops.held(key).and_then(|held| held.socket());
         if let Some(socket) = used {
             node.sockets.get(socket).operations += 1;
+        }
+        if let Some(file) = node.ops.held(key).and_then(|held| held.file()) {
+            node.files.begin(file);
         }
     }
 
@@ -118,8 +129,10 @@ impl Reactor for SimReactor {
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let core = self.core.borrow();
-        let counters = core.nodes[self.node.index()].counters;
+        let node = &core.nodes[self.node.index()];
+        let counters = node.counters;
         vec![
+            ("files_open", node.files.open() as u64),
             ("turns", counters.turns),
             ("submitted", counters.submitted),
             ("completed", counters.completed),

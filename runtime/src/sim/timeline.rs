@@ -36,6 +36,8 @@ pub(super) enum Happening {
     Submit { life: Life, key: OpKey },
     /// A slow cancellation takes effect.
     Cancel { life: Life, key: OpKey },
+    /// Its disk has done something.
+    Disk { life: Life },
     /// There is something for the node to do.
     Wake { life: Life },
 }

@@ -101,6 +101,12 @@ pub enum EventKind {
     Network,
     /// Of what a disk had not synced, so many bytes are lost.
     DiskLoss,
+    /// A disk did something that a program had asked for.
+    Disk,
+    /// It failed.
+    DiskError,
+    /// A node has got a new disk.
+    DiskReplaced,
 }
 
 /// Why a node had a turn.
@@ -193,6 +199,9 @@ impl EventKind {
             Self::SendError => ("send-error", 29),
             Self::Network => ("network", 30),
             Self::DiskLoss => ("disk-loss", 31),
+            Self::Disk => ("disk", 32),
+            Self::DiskError => ("disk-error", 33),
+            Self::DiskReplaced => ("disk-replaced", 34),
         }
     }
 }

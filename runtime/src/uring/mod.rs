@@ -15,6 +15,8 @@
 
 mod address;
 pub(crate) mod affinity;
+mod files;
+mod pair;
 mod provided;
 mod ring;
 mod setup;
@@ -37,6 +39,7 @@ use io_uring::{cqueue, opcode, squeue, types};
 use slab::Slab;
 
 use self::address::RawAddress;
+use self::files::Files;
 use self::ring::Ring;
 use self::slots::{Held, Slots};
 use self::sockets::{DATAGRAM_OVERHEAD, Sockets};
@@ -45,7 +48,7 @@ use self::unpark::{Unparker, WakeRead};
 use self::user_data::UserData;
 use crate::buf::{BufPool, SharedBuf};
 use crate::net::UdpOptions;
-use crate::reactor::{Completion, Op, OpKey, Outcome, Reactor, SocketId, Unpark, Wait};
+use crate::reactor::{Completion, FileId, Op, OpKey, Outcome, Reactor, SocketId, Unpark, Wait};
 use crate::time::Instant;
 
 pub use self::setup::{Capabilities, SetupError};
@@ -53,8 +56,8 @@ pub use self::setup::{Capabilities, SetupError};
 /// How large the ring is, and how it behaves.
 #[derive(Clone, Debug)]
 pub struct UringConfig {
-    /// Submission queue entries: how many operations one system call can start. At least 1; the
-    /// kernel rounds it up to a power of two and clamps it to its maximum.
+    /// Submission queue entries: how many operations one system call can start. At least 1, which
+    /// counts as 2; the kernel rounds it up to a power of two and clamps it to its maximum.
     pub submission_entries: u32,
     /// Completion queue entries, likewise; at least `submission_entries`. More than are ever in
     /// flight, or multishot receives end early.
@@ -77,6 +80,7 @@ pub struct Uring {
     ring: Ring,
     slots: Slots,
     sockets: Sockets,
+    files: Files,
     /// Read by the kernel with every receive; see [`sockets::receive_header`]. Some until leaked.
     header: Option<Box<libc::msghdr>>,
     timer: DeadlineTimer,
@@ -130,6 +134,7 @@ impl Uring {
             ring,
             slots: Slots::default(),
             sockets: Sockets::default(),
+            files: Files::default(),
             header: Some(Box::new(sockets::receive_header())),
             timer: DeadlineTimer::new(),
             wake: WakeRead::new(unparker),
@@ -219,6 +224,7 @@ impl Uring {
     fn dispatch(&mut self, cqe: &cqueue::Entry, completions: &mut Vec<Completion>) {
         match UserData::decode(cqe.user_data()) {
             UserData::Op(key) => self.complete(key, cqe, completions),
+            UserData::Sync(key) => self.complete_sync(key, cqe, completions),
             UserData::Timer(generation) => {
                 self.counters.timer_fired += u64::from(self.timer.ended(generation));
             }
@@ -227,6 +233,7 @@ impl Uring {
                 self.timer.ended(generation);
             }
             UserData::Cancel => {}
+            UserData::Close => self.files.closed(transferred(cqe)),
             UserData::Wake => {
                 self.wake.armed = false;
                 self.counters.wakes += 1;
@@ -255,18 +262,38 @@ impl Uring {
                 let header = header.expect("leaked only by `drop`");
                 self.sockets.received(socket, cqe, header)
             }
+            Held::Open { file, .. } => {
+                let file = *file;
+                self.files.opened(file, cqe)
+            }
+            Held::WriteSync { pair, .. } => {
+                pair.write_ended(transferred(cqe));
+                return self.complete_pair(key, completions);
+            }
+            Held::Read { .. } | Held::Write { .. } | Held::Sync { .. } | Held::Size { .. } => {
+                return self.complete_file(key, cqe, completions);
+            }
             Held::Failed(error) => Err(error.take().unwrap_or_else(|| io::ErrorKind::Other.into())),
             Held::Send { .. } => transferred(cqe).map(Outcome::Bytes),
             Held::Nop | Held::Signal { .. } | Held::Nothing => {
                 transferred(cqe).map(|_| Outcome::Done)
             }
         };
-        if !more
-            && let Held::Send { socket, .. } | Held::Receive { socket } = self.slots.vacate(key)
-        {
-            self.sockets.release(self.ring.inner(), socket);
+        if !more {
+            let held = self.slots.vacate(key);
+            self.release(&held);
         }
         completions.push(Completion { key, result, more });
+    }
+
+    /// What an operation used is no longer used by it.
+    fn release(&mut self, held: &Held) {
+        if let Held::Send { socket, .. } | Held::Receive { socket } = held {
+            self.sockets.release(self.ring.inner(), *socket);
+        } else if let Some(file) = held.file() {
+            let unused = self.files.release(file);
+            self.close_descriptor(unused);
+        }
     }
 
     /// Gives sockets that are closing a chance to be closed: what ends them needs the kernel.
@@ -280,20 +307,32 @@ impl Uring {
 
     /// Cancels everything and waits until the kernel has let go. False if it has not, in time.
     fn drain(&mut self) -> bool {
+        let bound = self.now() + DRAIN_BOUND;
+        // A close that is cancelled leaves its descriptor open: those under way come first.
+        self.turn_while(bound, |uring| uring.files.closing > 0);
         let everything = types::CancelBuilder::any().all();
         let cancel = opcode::AsyncCancel2::new(everything).build();
         // SAFETY: it names no memory.
         unsafe { self.ring.push(cancel.user_data(UserData::Cancel.encode())) };
-        let bound = self.now() + DRAIN_BOUND;
-        while self.slots.in_flight() > 0 || self.wake.armed || !self.ring.is_submitted() {
+        self.turn_while(bound, |uring| {
+            uring.is_used_by_the_kernel() || !uring.ring.is_submitted()
+        });
+        !self.is_used_by_the_kernel()
+    }
+
+    fn is_used_by_the_kernel(&self) -> bool {
+        self.slots.in_flight() > 0 || self.wake.armed || self.files.closing > 0
+    }
+
+    fn turn_while(&mut self, bound: Instant, is_awaited: impl Fn(&mut Self) -> bool) {
+        while is_awaited(self) {
             self.arm_timer(bound);
             if self.ring.enter(true).is_err() || self.now() >= bound {
-                return self.slots.in_flight() == 0 && !self.wake.armed;
+                return;
             }
             let mut dropped = Vec::new();
             self.dispatch_reaped(&mut dropped);
         }
-        true
     }
 
     fn dispatch_reaped(&mut self, completions: &mut Vec<Completion>) {
@@ -363,6 +402,15 @@ impl Reactor for Uring {
         self.sockets.close(self.ring.inner(), socket);
     }
 
+    fn new_file(&mut self) -> FileId {
+        self.files.add()
+    }
+
+    fn close_file(&mut self, file: FileId) {
+        let unused = self.files.close(file);
+        self.close_descriptor(unused);
+    }
+
     fn start(&mut self, key: OpKey, op: Op) {
         let entry = match op {
             Op::Nop => {
@@ -376,6 +424,18 @@ impl Reactor for Uring {
             } => self.start_send(key, socket, to, payload),
             Op::ReceiveMany { socket } => self.start_receive(key, socket),
             Op::ShutdownSignal => self.start_signal(key),
+            Op::WriteSync { file, offset, data } => {
+                return self.start_write_sync(key, file, offset, data);
+            }
+            Op::Open {
+                file,
+                path,
+                options,
+            } => self.start_open(key, file, path, &options),
+            Op::Read { file, offset, buf } => self.start_read(key, file, offset, buf),
+            Op::Write { file, offset, data } => self.start_write(key, file, offset, data),
+            Op::Sync { file, data_only } => self.start_sync(key, file, data_only),
+            Op::Size { file } => self.start_size(key, file),
         };
         // SAFETY: the slot invariant: what the entry names is owned by the slot that was just
         // occupied, or (the receive header) lives as long as the ring, until the final completion.
@@ -383,17 +443,20 @@ impl Reactor for Uring {
     }
 
     fn cancel(&mut self, key: OpKey) {
-        if self.slots.held(key).is_none() {
+        let Some(held) = self.slots.held(key) else {
             return;
-        }
+        };
+        let is_pair = matches!(held, Held::WriteSync { .. });
         self.counters.cancels += 1;
-        let target = UserData::Op(key).encode();
-        let cancel = opcode::AsyncCancel::new(target)
-            .build()
-            .flags(squeue::Flags::SKIP_SUCCESS)
-            .user_data(UserData::Cancel.encode());
-        // SAFETY: it names no memory. It stands behind its target in the queue, so it finds it.
-        unsafe { self.ring.push(cancel) };
+        let targets = [UserData::Op(key), UserData::Sync(key)];
+        for target in &targets[..1 + usize::from(is_pair)] {
+            let cancel = opcode::AsyncCancel::new(target.encode())
+                .build()
+                .flags(squeue::Flags::SKIP_SUCCESS)
+                .user_data(UserData::Cancel.encode());
+            // SAFETY: it names no memory. It stands behind its target in the queue, so it finds it.
+            unsafe { self.ring.push(cancel) };
+        }
     }
 
     fn is_idle(&mut self) -> bool {
@@ -455,6 +518,9 @@ impl Reactor for Uring {
             ("wakes", self.counters.wakes),
             ("messages_sent", self.counters.messages_sent),
             ("messages_failed", self.counters.messages_failed),
+            ("submissions_cut_short", self.ring.cut_short),
+            ("files_open", self.files.open() as u64),
+            ("closes_failed", self.files.closes_failed),
             ("completions_unknown", self.counters.unknown),
         ]
     }
@@ -477,6 +543,7 @@ impl Drop for Uring {
         // What the kernel may still reach is never freed.
         self.slots.leak();
         self.sockets.leak();
+        self.files.leak();
         self.wake.leak();
         mem::forget(self.header.take());
     }

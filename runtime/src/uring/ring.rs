@@ -15,7 +15,7 @@ pub(super) struct Ring {
     ring: IoUring,
     capabilities: Capabilities,
     /// Entries that found the submission queue full, in order. Bounded by what is in flight.
-    backlog: VecDeque<squeue::Entry>,
+    backlog: VecDeque<Queued>,
     pub(super) enters: u64,
     pub(super) submitted: u64,
     pub(super) completed: u64,
@@ -23,10 +23,32 @@ pub(super) struct Ring {
     pub(super) delayed: u64,
     /// Enters that found completions overflowed.
     pub(super) overflows: u64,
+    /// Enters that consumed less than all of the submission queue.
+    pub(super) cut_short: u64,
+}
+
+/// What is handed over together.
+enum Queued {
+    One(squeue::Entry),
+    Linked([squeue::Entry; 2]),
+}
+
+impl Queued {
+    fn entries(&self) -> &[squeue::Entry] {
+        match self {
+            Self::One(entry) => std::slice::from_ref(entry),
+            Self::Linked(pair) => pair,
+        }
+    }
 }
 
 impl Ring {
     pub(super) fn new(submissions: u32, completions: u32) -> Result<Self, SetupError> {
+        // A linked pair has to fit.
+        let (submissions, completions) = match submissions {
+            1 => (2, completions.max(2)),
+            _ => (submissions, completions),
+        };
         let (ring, capabilities) = setup::build(submissions, completions)?;
         Ok(Self {
             ring,
@@ -37,6 +59,7 @@ impl Ring {
             completed: 0,
             delayed: 0,
             overflows: 0,
+            cut_short: 0,
         })
     }
 
@@ -76,7 +99,32 @@ impl Ring {
             }
         }
         self.delayed += 1;
-        self.backlog.push_back(entry);
+        self.backlog.push_back(Queued::One(entry));
+    }
+
+    /// Queues two entries, of which the second does not begin before the first has succeeded. Never
+    /// fails, never loses one; they are never handed over apart by us. The kernel could still stop
+    /// between them, and then the second is on its own: [`cut_short`](Self::cut_short) tells that
+    /// it may have happened.
+    ///
+    /// # Safety
+    /// As for [`push`](Self::push), for both.
+    pub(super) unsafe fn push_linked(&mut self, first: squeue::Entry, second: squeue::Entry) {
+        let pair = [first.flags(squeue::Flags::IO_LINK), second];
+        if self.backlog.is_empty() {
+            // SAFETY: `push_multiple` asks what our caller promised. It pushes both or none.
+            if unsafe { self.ring.submission().push_multiple(&pair) }.is_ok() {
+                return;
+            }
+            // As in `push`.
+            let _shows_later = self.submit();
+            // SAFETY: as above.
+            if unsafe { self.ring.submission().push_multiple(&pair) }.is_ok() {
+                return;
+            }
+        }
+        self.delayed += 2;
+        self.backlog.push_back(Queued::Linked(pair));
     }
 
     /// Whether an enter that only polls would find nothing to do. No system call.
@@ -123,6 +171,7 @@ impl Ring {
         match entered {
             Ok(submitted) => {
                 self.submitted += submitted as u64;
+                self.cut_short += u64::from(submitted < to_submit as usize);
                 Ok(())
             }
             // Interrupted, or the kernel wants completions to be taken first. Nothing was lost:
@@ -133,9 +182,10 @@ impl Ring {
     }
 
     fn move_backlog(&mut self) {
-        while let Some(entry) = self.backlog.front() {
-            // SAFETY: who queued the entry promised what `push` asks, until its completion.
-            if unsafe { self.ring.submission().push(entry) }.is_err() {
+        while let Some(queued) = self.backlog.front() {
+            let entries = queued.entries();
+            // SAFETY: who queued the entries promised what `push` asks, until their completion.
+            if unsafe { self.ring.submission().push_multiple(entries) }.is_err() {
                 return;
             }
             self.backlog.pop_front();
@@ -169,11 +219,13 @@ mod tests {
     fn what_had_to_wait_goes_out_in_order_and_forbids_to_sleep() {
         let mut ring = Ring::new(2, 64).expect("a ring");
         let entry = |number: u64| opcode::Nop::new().build().user_data(number);
-        ring.backlog.extend((0..9).map(entry));
-        for number in 9..20 {
+        ring.backlog.extend((0..9).map(entry).map(Queued::One));
+        for number in 9..18 {
             // SAFETY: it names no memory.
             unsafe { ring.push(entry(number)) };
         }
+        // SAFETY: they name no memory.
+        unsafe { ring.push_linked(entry(18), entry(19)) };
         assert_eq!(ring.delayed, 11);
         assert!(!ring.is_idle() && !ring.is_submitted());
         let mut reaped = Vec::new();

@@ -179,6 +179,11 @@ fn probe(ring: &IoUring) -> Result<bool, SetupError> {
         (opcode::Timeout::CODE, "timeout"),
         (opcode::AsyncCancel::CODE, "cancel"),
         (opcode::Read::CODE, "read"),
+        (opcode::Write::CODE, "write"),
+        (opcode::Fsync::CODE, "fsync"),
+        (opcode::OpenAt::CODE, "open"),
+        (opcode::Statx::CODE, "statx"),
+        (opcode::Close::CODE, "close"),
     ];
     for (code, name) in needed {
         if !probe.is_supported(code) {

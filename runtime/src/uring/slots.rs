@@ -1,12 +1,14 @@
 //! The slots: what each operation in flight keeps alive, and where the kernel finds it.
 
 use std::cell::UnsafeCell;
+use std::ffi::CString;
 use std::io;
 
 use super::address::RawAddress;
+use super::pair::Pair;
 use super::signals;
-use crate::buf::SharedBuf;
-use crate::reactor::{OpKey, SocketId};
+use crate::buf::{Buf, SharedBuf};
+use crate::reactor::{FileId, OpKey, SocketId};
 
 #[derive(Default)]
 pub(super) struct Slots {
@@ -41,8 +43,54 @@ pub(super) enum Held {
     Signal {
         _waiting: signals::Waiting,
     },
+    Open {
+        file: FileId,
+        _path: CString,
+    },
+    Read {
+        file: FileId,
+        /// The kernel writes to it: nobody else may until the completion.
+        buf: Buf,
+    },
+    Write {
+        file: FileId,
+        _data: SharedBuf,
+    },
+    WriteSync {
+        file: FileId,
+        _data: SharedBuf,
+        pair: Pair,
+    },
+    Sync {
+        file: FileId,
+    },
+    Size {
+        file: FileId,
+        /// The kernel writes to it.
+        answer: Box<UnsafeCell<libc::statx>>,
+    },
     /// It could not even be started; the completion is made up in the next turn.
     Failed(Option<io::Error>),
+}
+
+impl Held {
+    /// The file that it keeps open.
+    pub(super) fn file(&self) -> Option<FileId> {
+        match self {
+            Self::Open { file, .. }
+            | Self::Read { file, .. }
+            | Self::Write { file, .. }
+            | Self::WriteSync { file, .. }
+            | Self::Sync { file }
+            | Self::Size { file, .. } => Some(*file),
+            Self::Nothing
+            | Self::Nop
+            | Self::Send { .. }
+            | Self::Receive { .. }
+            | Self::Signal { .. }
+            | Self::Failed(_) => None,
+        }
+    }
 }
 
 impl Slots {

@@ -12,6 +12,8 @@ use crate::reactor::OpKey;
 pub(super) enum UserData {
     /// An operation of the table.
     Op(OpKey),
+    /// The second half of an operation of the table: the sync after a write.
+    Sync(OpKey),
     /// The deadline timer, by the generation of its arming.
     Timer(u32),
     /// The change of the deadline timer; only failures are posted.
@@ -24,6 +26,8 @@ pub(super) enum UserData {
     MessageSent(u32),
     /// A message from another ring.
     MessageReceived,
+    /// A descriptor was closed.
+    Close,
     /// None of ours.
     Unknown(u64),
 }
@@ -38,6 +42,8 @@ const CANCEL: u64 = 4;
 const WAKE: u64 = 5;
 const MESSAGE_SENT: u64 = 6;
 const MESSAGE_RECEIVED: u64 = 7;
+const SYNC: u64 = 8;
+const CLOSE: u64 = 9;
 
 impl UserData {
     /// The bits of a generation that survive the trip. Who compares generations keeps to them.
@@ -50,12 +56,14 @@ impl UserData {
         };
         match self {
             Self::Op(key) => pack(OP, key.generation, key.index),
+            Self::Sync(key) => pack(SYNC, key.generation, key.index),
             Self::Timer(generation) => pack(TIMER, generation, 0),
             Self::TimerUpdate(generation) => pack(TIMER_UPDATE, generation, 0),
             Self::Cancel => pack(CANCEL, 0, 0),
             Self::Wake => pack(WAKE, 0, 0),
             Self::MessageSent(index) => pack(MESSAGE_SENT, 0, index),
             Self::MessageReceived => pack(MESSAGE_RECEIVED, 0, 0),
+            Self::Close => pack(CLOSE, 0, 0),
             Self::Unknown(raw) => raw,
         }
     }
@@ -65,12 +73,14 @@ impl UserData {
         let index = raw as u32;
         match raw >> TAG_SHIFT {
             OP => Self::Op(OpKey { index, generation }),
+            SYNC => Self::Sync(OpKey { index, generation }),
             TIMER => Self::Timer(generation),
             TIMER_UPDATE => Self::TimerUpdate(generation),
             CANCEL => Self::Cancel,
             WAKE => Self::Wake,
             MESSAGE_SENT => Self::MessageSent(index),
             MESSAGE_RECEIVED => Self::MessageReceived,
+            CLOSE => Self::Close,
             _ => Self::Unknown(raw),
         }
     }
@@ -88,12 +98,14 @@ mod tests {
         };
         let kinds = [
             UserData::Op(key),
+            UserData::Sync(key),
             UserData::Timer(7),
             UserData::TimerUpdate(8),
             UserData::Cancel,
             UserData::Wake,
             UserData::MessageSent(9),
             UserData::MessageReceived,
+            UserData::Close,
         ];
         for kind in kinds {
             assert_eq!(UserData::decode(kind.encode()), kind);

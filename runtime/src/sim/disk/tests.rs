@@ -25,21 +25,37 @@ impl Bench {
         }
     }
 
-    fn open(&mut self) -> FileId {
-        let name = "log".to_owned();
-        let opened = self.run(DiskOp::Open { name, create: true });
-        let Ok(DiskDone::Opened(file)) = opened else {
-            panic!("{opened:?}")
-        };
-        file
+    fn open(&mut self) -> OpenFile {
+        self.open_as("log", true, false).expect("made")
     }
 
-    fn write(&mut self, file: FileId, offset: u64, data: &[u8]) -> io::Result<DiskDone> {
+    /// Makes the names in it durable.
+    fn sync_directory(&mut self) {
+        let directory = self.open_as(".", false, true).expect("it is there");
+        self.sync(directory).expect("synced");
+    }
+
+    fn open_as(&mut self, name: &str, create: bool, directory: bool) -> io::Result<OpenFile> {
+        let opened = self.run(DiskOp::Open {
+            name: name.to_owned(),
+            create,
+            truncate: false,
+            directory,
+        });
+        opened.map(|done| {
+            let DiskDone::Opened(file) = done else {
+                panic!("{done:?}")
+            };
+            file
+        })
+    }
+
+    fn write(&mut self, file: OpenFile, offset: u64, data: &[u8]) -> io::Result<DiskDone> {
         let data = data.to_vec();
         self.run(DiskOp::WriteAt { file, offset, data })
     }
 
-    fn sync(&mut self, file: FileId) -> io::Result<DiskDone> {
+    fn sync(&mut self, file: OpenFile) -> io::Result<DiskDone> {
         self.run(DiskOp::Sync { file })
     }
 
@@ -58,6 +74,7 @@ fn what_was_synced_survives_a_crash_and_the_rest_survives_in_part() {
     for seed in 0..200 {
         let mut bench = Bench::new(seed);
         let file = bench.open();
+        bench.sync_directory();
         bench.write(file, 0, &[1; 4096]).expect("written");
         bench.sync(file).expect("synced");
         bench.write(file, 4096, &[2; 4096]).expect("written");
@@ -82,7 +99,7 @@ fn a_sync_covers_only_what_had_completed_before_it() {
     for seed in 0..100 {
         let mut bench = Bench::new(seed);
         let file = bench.open();
-        bench.sync(file).expect("the file exists for good");
+        bench.sync_directory();
         let early = bench.disk.submit(bench.now, DiskOp::Sync { file });
         bench.disk.submit(
             bench.now,
@@ -109,6 +126,7 @@ fn after_a_failed_sync_the_data_are_readable_and_never_durable() {
     for seed in 0..50 {
         let mut bench = Bench::new(seed);
         let file = bench.open();
+        bench.sync_directory();
         bench.write(file, 0, &[3; 64]).expect("written");
         bench.disk.faults().sync_error = 1.0;
         assert_eq!(errno_of(bench.sync(file)), Some(libc::EIO));
@@ -164,6 +182,7 @@ fn a_misdirected_write_lands_elsewhere_and_says_nothing() {
 fn rot_stays_and_is_found_by_the_reader() {
     let mut bench = Bench::new(3);
     let file = bench.open();
+    bench.sync_directory();
     bench.write(file, 0, &[0; 100]).expect("written");
     bench.sync(file).expect("synced");
     bench.disk.faults().bit_rot = 1.0;
@@ -192,13 +211,17 @@ fn rot_stays_and_is_found_by_the_reader() {
 #[test]
 fn errors_are_told() {
     let mut bench = Bench::new(4);
-    let name = "none".to_owned();
-    let opened = bench.run(DiskOp::Open {
-        name,
-        create: false,
-    });
-    assert_eq!(errno_of(opened), Some(libc::ENOENT));
+    let opened = bench.open_as("none", false, false);
+    assert_eq!(
+        opened.expect_err("it fails").raw_os_error(),
+        Some(libc::ENOENT)
+    );
     let file = bench.open();
+    let opened = bench.open_as("./log", false, true);
+    assert_eq!(
+        opened.expect_err("it fails").raw_os_error(),
+        Some(libc::ENOTDIR)
+    );
     bench.disk.faults().capacity = 100;
     assert_eq!(
         errno_of(bench.write(file, 50, &[0; 51])),
@@ -213,6 +236,56 @@ fn errors_are_told() {
         len: 1,
     });
     assert_eq!(errno_of(read), Some(libc::EIO));
+}
+
+#[test]
+fn a_name_is_durable_when_its_directory_was_synced_after_it_was_made() {
+    let mut gone = 0;
+    for seed in 0..50 {
+        let mut bench = Bench::new(seed);
+        bench.open_as("a/early", true, false).expect("made");
+        bench.open_as("b/other", true, false).expect("made");
+        let directory = bench.open_as("./a", false, true).expect("it is there");
+        bench.sync(directory).expect("synced");
+        let late = bench.open_as("a/late", true, false).expect("made");
+        bench.write(late, 0, b"x").expect("written");
+        bench.sync(late).expect("synced"); // its bytes, not its name
+        bench.disk.crash();
+        assert!(bench.disk.contents("a/early").is_some());
+        for name in ["a/late", "b/other"] {
+            gone += usize::from(bench.disk.contents(name).is_none());
+        }
+    }
+    assert!((1..100).contains(&gone), "{gone}");
+}
+
+#[test]
+fn an_emptied_file_is_the_old_one_or_empty_after_a_crash_and_empty_after_a_sync() {
+    let (mut old, mut empty) = (0, 0);
+    for seed in 0..50 {
+        let mut bench = Bench::new(seed);
+        let file = bench.open();
+        bench.sync_directory();
+        bench.write(file, 0, &[8; 100]).expect("written");
+        bench.sync(file).expect("synced");
+        let emptied = bench.run(DiskOp::Open {
+            name: "log".to_owned(),
+            create: false,
+            truncate: true,
+            directory: false,
+        });
+        assert!(emptied.is_ok() && bench.contents().is_empty());
+        if seed % 2 == 0 {
+            bench.sync(file).expect("synced");
+        }
+        bench.disk.crash();
+        match bench.contents().len() {
+            0 => empty += 1,
+            100 if seed % 2 == 1 => old += 1,
+            len => panic!("{len} bytes"),
+        }
+    }
+    assert!(old > 0 && empty > 25, "{old} {empty}");
 }
 
 #[test]
