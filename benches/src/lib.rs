@@ -5,6 +5,8 @@
 //! are, the file prints its own table, of rounds in which the contestants take turns. Wall-clock
 //! figures belong to one machine: compare ratios, system calls and CPU time.
 
+pub mod four_hops;
+pub mod group;
 pub mod raw_ring;
 
 use std::future::Future;
