@@ -7,6 +7,7 @@
 use crate::ids::{ClientId, OpNumber, RequestNumber};
 use crate::log::{Entry, Kind};
 use crate::message::{Outcome, Request};
+use crate::walk_ins::{self, WalkIns};
 use alloc::collections::BTreeMap;
 
 /// What is remembered of a registered client.
@@ -26,6 +27,8 @@ pub(crate) struct ClientTable {
     /// corrected when it is looked at, so that executing costs nothing.
     ages: BTreeMap<OpNumber, ClientId>,
     capacity: usize,
+    /// Those that never register.
+    pub(crate) walk_ins: WalkIns,
 }
 
 /// What a request is, to a primary.
@@ -49,6 +52,7 @@ impl ClientTable {
             clients: BTreeMap::new(),
             ages: BTreeMap::new(),
             capacity,
+            walk_ins: WalkIns::new(capacity),
         }
     }
 
@@ -88,6 +92,9 @@ impl ClientTable {
     /// Whether the state machine is to execute this committed entry: its session lives, and it
     /// is newer than the client's last one. The same at every replica.
     pub(crate) fn is_to_execute(&self, entry: &Entry) -> bool {
+        if entry.kind() == Kind::WalkIn {
+            return self.walk_ins.is_to_execute(entry);
+        }
         entry.kind() == Kind::Operation
             && self.clients.get(&entry.client()).is_some_and(|client| {
                 client.session == entry.session() && client.number < entry.number()
@@ -167,6 +174,7 @@ struct Flying {
 /// An index over the entries that are in the log and not executed.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
+    pub(crate) walk_ins: walk_ins::Flying,
     clients: BTreeMap<ClientId, Flying>,
 }
 
@@ -182,6 +190,9 @@ impl InFlight {
 
     /// An entry was appended.
     pub(crate) fn add(&mut self, entry: &Entry) {
+        if entry.kind() == Kind::WalkIn {
+            return self.walk_ins.add(entry);
+        }
         let fresh = Flying {
             entries: 0,
             number: RequestNumber::ZERO,
@@ -215,6 +226,9 @@ impl InFlight {
 
     /// The oldest entry was executed.
     pub(crate) fn remove(&mut self, entry: &Entry) {
+        if entry.kind() == Kind::WalkIn {
+            return self.walk_ins.remove(entry);
+        }
         let flying = self
             .clients
             .get_mut(&entry.client())

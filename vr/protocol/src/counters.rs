@@ -58,6 +58,10 @@ reasons! {
     OldRequest = "old request",
     /// A request that is in the log and not executed yet.
     InFlight = "in flight",
+    /// A walk-in's operation that is longer than the replica takes.
+    TooLarge = "operation too large",
+    /// A walk-in's request for which there is no room now.
+    Busy = "busy",
     /// A token of the journal for a log that was replaced since, or of another replica.
     StaleDurable = "stale durable",
     /// There is no view after this one.

@@ -1,7 +1,8 @@
 //! What the caller must now do, in order.
 
-use crate::ids::{Incarnation, OpNumber, ReplicaId, View};
+use crate::ids::{ClientId, Incarnation, OpNumber, ReplicaId, RequestNumber, View};
 use crate::message::{Message, Reply};
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::{BitOr, BitOrAssign};
@@ -20,8 +21,25 @@ pub enum Effect {
     Broadcast(Message),
     /// Answer a client. The caller knows where it is.
     Reply(Reply),
+    /// Answer a client that never registers, in its own format.
+    ReplyWalkIn(WalkInReply),
     /// Write part of the log.
     Persist(Persist),
+}
+
+/// The answer to a walk-in: the result of what it asked, committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalkInReply {
+    /// The view in which the request was prepared.
+    pub view: View,
+    /// Its place in the log.
+    pub op: OpNumber,
+    /// Whom it is for.
+    pub client: ClientId,
+    /// Which request it answers.
+    pub number: RequestNumber,
+    /// What came of it.
+    pub result: Rc<[u8]>,
 }
 
 /// A buffer of effects, to be reused from turn to turn.
@@ -61,6 +79,10 @@ impl Effects {
 
     pub(crate) fn reply(&mut self, reply: Reply) {
         self.queue.push(Effect::Reply(reply));
+    }
+
+    pub(crate) fn reply_walk_in(&mut self, reply: WalkInReply) {
+        self.queue.push(Effect::ReplyWalkIn(reply));
     }
 
     pub(crate) fn persist(&mut self, persist: Persist) {

@@ -47,13 +47,14 @@ mod log;
 mod message;
 mod quorum;
 mod replica;
+mod walk_ins;
 pub mod wire;
 
 pub use bug::Bug;
 pub use client::{Answer, Session, SessionError, Target};
 pub use configuration::{Configuration, ConfigurationError, Options};
 pub use counters::{Counters, Ignored};
-pub use effects::{Durable, Effect, Effects, Persist, Progress};
+pub use effects::{Durable, Effect, Effects, Persist, Progress, WalkInReply};
 pub use ids::{Checksum, ClientId, Incarnation, Nonce, OpNumber, ReplicaId, RequestNumber, View};
 pub use log::{Entry, Header, Kind, Tail};
 pub use message::{

@@ -14,6 +14,8 @@ pub enum Kind {
     Register,
     /// An operation of the state machine.
     Operation,
+    /// An operation of a client that never registers.
+    WalkIn,
 }
 
 impl Kind {
@@ -21,6 +23,7 @@ impl Kind {
         match self {
             Self::Register => 0,
             Self::Operation => 1,
+            Self::WalkIn => 4,
         }
     }
 }

@@ -377,6 +377,7 @@ fn get_kind(input: &mut Input<'_>) -> Result<Kind, WireError> {
     match input.byte()? {
         0 => Ok(Kind::Register),
         1 => Ok(Kind::Operation),
+        4 => Ok(Kind::WalkIn),
         tag => Err(WireError::BadTag(tag)),
     }
 }

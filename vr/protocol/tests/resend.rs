@@ -22,9 +22,8 @@ fn request(id: u64, session: OpNumber, kind: Kind) -> Request {
 fn prepared(effects: &mut Effects) -> Vec<OpNumber> {
     let of = |effect| match effect {
         Effect::Broadcast(Message::Prepare(prepare)) => prepare.entries,
-        Effect::Broadcast(_) | Effect::Send { .. } | Effect::Reply(_) | Effect::Persist(_) => {
-            Vec::new()
-        }
+        Effect::Broadcast(_) | Effect::Send { .. } | Effect::Persist(_) => Vec::new(),
+        Effect::Reply(_) | Effect::ReplyWalkIn(_) => Vec::new(),
     };
     effects
         .drain()
@@ -72,7 +71,8 @@ fn commit(primary: &mut Replica, effects: &mut Effects) {
         .drain()
         .filter_map(|effect| match effect {
             Effect::Persist(order) => Some(order),
-            Effect::Broadcast(_) | Effect::Send { .. } | Effect::Reply(_) => None,
+            Effect::Broadcast(_) | Effect::Send { .. } => None,
+            Effect::Reply(_) | Effect::ReplyWalkIn(_) => None,
         })
         .collect();
     for order in orders {

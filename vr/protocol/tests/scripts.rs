@@ -205,16 +205,18 @@ impl Stage {
         self.out.clear();
     }
 
+    /// A client whose name begins with `w` is a walk-in: it never registers.
     fn request(&mut self, client: &str, number: &str, body: &str, to: &str) {
-        let client = ClientId(client.parse().expect("a number"));
+        let walk_in = client.strip_prefix('w');
+        let client = ClientId(walk_in.unwrap_or(client).parse().expect("a number"));
         let number = RequestNumber(number.parse().expect("a number"));
         let register = number == RequestNumber::ZERO;
-        let kind = if register {
-            Kind::Register
-        } else {
-            Kind::Operation
+        let kind = match walk_in {
+            Some(_) => Kind::WalkIn,
+            None if register => Kind::Register,
+            None => Kind::Operation,
         };
-        let session = if register {
+        let session = if register || walk_in.is_some() {
             OpNumber::ZERO
         } else {
             self.sessions[&client]
@@ -360,6 +362,14 @@ impl Stage {
                     }
                     self.say(&format!("  {}", describe_reply(&reply)));
                 }
+                Effect::ReplyWalkIn(reply) => {
+                    let result = String::from_utf8_lossy(&reply.result).into_owned();
+                    let (client, number) = (reply.client, reply.number);
+                    self.say(&format!(
+                        "  walk-in {client} #{number} n{}: {result}",
+                        reply.op
+                    ));
+                }
                 Effect::Persist(persist) => {
                     self.nodes[which].disk.push_back(persist.written());
                 }
@@ -378,7 +388,9 @@ impl Stage {
                         let entry = replica.entry(OpNumber(op)).expect("in the log");
                         match entry.kind() {
                             Kind::Register => format!("+{}", entry.client()),
-                            Kind::Operation => String::from_utf8_lossy(entry.body()).into_owned(),
+                            Kind::Operation | Kind::WalkIn => {
+                                String::from_utf8_lossy(entry.body()).into_owned()
+                            }
                         }
                     })
                     .collect();

@@ -64,6 +64,32 @@ fn numbers(starts: &[&str]) -> String {
     starts.iter().map(|start| number(start)).collect()
 }
 
+/// A walk-in has no session, and a kind of its own.
+#[test]
+fn golden_bytes_of_a_walk_ins_entry() {
+    let walk_in = Request {
+        session: OpNumber(0),
+        kind: Kind::WalkIn,
+        ..request()
+    };
+    let entry = Entry::new(OpNumber(9), View(1), Checksum(0x11), &walk_in);
+    let message = Message::Prepare(Prepare {
+        view: View(5),
+        root: Checksum(6),
+        entries: vec![entry],
+        commit: OpNumber(7),
+    });
+    let golden = numbers(&["05", "06", "07", "09", "11"])
+        + "01000000"
+        + &numbers(&["01", "01", "00", "03"])
+        + "04"
+        + "02000000"
+        + "abcd";
+    let bytes = bytes_of(&message);
+    assert_eq!(hex(&bytes), golden);
+    assert_eq!(wire::decode(message.kind(), &bytes), Ok(message));
+}
+
 #[test]
 fn golden_bytes() {
     let entry = Entry::new(OpNumber(9), View(1), Checksum(0x11), &request());
@@ -260,10 +286,10 @@ fn telling() -> impl Strategy<Value = u64> {
 
 prop_compose! {
     fn a_request()(
-        client in 0..3_u64, session in 0..4_u64, number in telling(), operation in any::<bool>(),
+        client in 0..3_u64, session in 0..4_u64, number in telling(), kind in 0..3_usize,
         body in prop::collection::vec(any::<u8>(), 0..20),
     ) -> Request {
-        let kind = if operation { Kind::Operation } else { Kind::Register };
+        let kind = [Kind::Register, Kind::Operation, Kind::WalkIn][kind];
         let (session, number) = (OpNumber(session), RequestNumber(number));
         Request { client: ClientId(client), session, number, kind, body: body.into() }
     }
@@ -550,7 +576,8 @@ proptest! {
                     viewring_protocol::Effect::Send { message, .. }
                     | viewring_protocol::Effect::Broadcast(message) => said.push(message),
                     viewring_protocol::Effect::Persist(persist) => tokens.push(persist.written()),
-                    viewring_protocol::Effect::Reply(_) => {}
+                    viewring_protocol::Effect::Reply(_)
+                    | viewring_protocol::Effect::ReplyWalkIn(_) => {}
                 }
             }
             for token in tokens {

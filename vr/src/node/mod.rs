@@ -25,8 +25,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use viewring_protocol::{
-    Durable, Effect, Effects, Entry, Incarnation, Message, Progress, Replica, ReplicaId, Reply,
-    Role, View, wire,
+    Durable, Effect, Effects, Entry, Incarnation, Kind, Message, Progress, Replica, ReplicaId,
+    Reply, Role, View, wire,
 };
 use viewring_runtime::random;
 use viewring_runtime::time::{Instant, sleep, timeout_at};
@@ -294,6 +294,11 @@ impl<S: StateMachine> Node<S> {
             self.forget_old_votes(now);
         }
         if let Message::Request(request) = message {
+            // Who speaks our format registers.
+            if request.kind == Kind::WalkIn {
+                self.drops.malformed += 1;
+                return Progress::NONE;
+            }
             self.clients.learn(request.client, datum.from);
             return self.core.on_request(request, &mut self.effects);
         }
@@ -364,6 +369,8 @@ impl<S: StateMachine> Node<S> {
                     self.replicas = replicas;
                 }
                 Effect::Reply(reply) => self.reply(&reply),
+                // Nobody has walked in: see `take`.
+                Effect::ReplyWalkIn(_) => {}
                 Effect::Persist(order) => {
                     let durable = self.journal.write(order);
                     self.durable.push(durable);

@@ -5,6 +5,7 @@ mod normal;
 mod state_transfer;
 mod status;
 mod view_change;
+mod walk_ins;
 
 pub use formation::WaitingReason;
 pub use status::{Role, Status};
@@ -311,6 +312,12 @@ impl Replica {
             .next_to_apply()
             .expect("an entry was to be executed")
             .clone();
+        if entry.kind() == Kind::WalkIn {
+            self.finish(&entry, None, effects);
+            self.walk_in_applied(&entry, result, effects);
+            self.apply_own(effects);
+            return self.invariants();
+        }
         let outcome = Outcome::Result(result.into());
         self.table.record(&entry, outcome.clone());
         self.finish(&entry, Some(outcome), effects);
@@ -328,6 +335,10 @@ impl Replica {
             let outcome = match entry.kind() {
                 Kind::Register => Some(self.table.register(&entry)),
                 Kind::Operation => self.table.answer_unexecuted(&entry),
+                Kind::WalkIn => {
+                    self.walk_in_skipped(&entry, effects);
+                    None
+                }
             };
             self.finish(&entry, outcome, effects);
         }
@@ -488,11 +499,15 @@ impl Replica {
     /// panic.
     pub fn on_request(&mut self, request: Request, effects: &mut Effects) -> Progress {
         self.invariants();
+        let is_walk_in = request.kind == Kind::WalkIn;
         match self.role() {
+            Role::Primary if is_walk_in => self.on_walk_in_as_primary(&request, effects),
             Role::Primary => self.on_request_as_primary(request, effects),
             Role::Backup | Role::ViewChange | Role::CatchingUp => {
                 self.counters.count(Ignored::NotPrimary);
-                self.reply(request.client, request.number, Outcome::NotPrimary, effects);
+                if !is_walk_in {
+                    self.reply(request.client, request.number, Outcome::NotPrimary, effects);
+                }
             }
             Role::Recovering => self.counters.count(Ignored::NotMember),
         }

@@ -41,7 +41,7 @@ impl Replica {
         None
     }
 
-    fn append(&mut self, entry: Entry) {
+    pub(super) fn append(&mut self, entry: Entry) {
         self.in_flight.add(&entry);
         self.log.append(entry);
     }

@@ -4,6 +4,7 @@ use viewring_protocol::{
     Checksum, ClientId, Commit, Configuration, DoViewChange, Durable, Effect, Effects, Entry,
     Header, Ignored, Kind, Message, OpNumber, Options, Outcome, Prepare, PrepareOk, Progress,
     Replica, ReplicaId, Reply, Request, RequestNumber, StartView, StartViewChange, Tail, View,
+    WalkInReply,
 };
 
 /// What no timeout of this test waits for.
@@ -14,6 +15,7 @@ pub(crate) struct Bench {
     pub(crate) replica: Replica,
     pub(crate) sent: Vec<(Option<ReplicaId>, Message)>,
     pub(crate) replies: Vec<Reply>,
+    pub(crate) walked_in: Vec<WalkInReply>,
     pub(crate) journal: Vec<Durable>,
 }
 
@@ -37,6 +39,7 @@ impl Bench {
             replica,
             sent: Vec::new(),
             replies: Vec::new(),
+            walked_in: Vec::new(),
             journal: Vec::new(),
         }
     }
@@ -57,6 +60,7 @@ impl Bench {
                     self.sent.push((None, message));
                 }
                 Effect::Reply(reply) => self.replies.push(reply),
+                Effect::ReplyWalkIn(reply) => self.walked_in.push(reply),
                 Effect::Persist(persist) => self.journal.push(persist.written()),
             }
         }
@@ -102,10 +106,12 @@ impl Bench {
     }
 
     pub(crate) fn ask(&mut self, client: u64, session: u64, number: u64, body: &[u8]) {
+        self.take(request(client, session, number, body));
+    }
+
+    pub(crate) fn take(&mut self, request: Request) {
         let mut effects = Effects::new();
-        let progress = self
-            .replica
-            .on_request(request(client, session, number, body), &mut effects);
+        let progress = self.replica.on_request(request, &mut effects);
         assert!(progress.is_empty());
         self.perform(effects);
         skip(self.flush() | self.write());
@@ -166,6 +172,14 @@ pub(crate) fn request(client: u64, session: u64, number: u64, body: &[u8]) -> Re
             Kind::Operation
         },
         body: body.into(),
+    }
+}
+
+/// A request of a client that never registers.
+pub(crate) fn walk_in(client: u64, number: u64, body: &[u8]) -> Request {
+    Request {
+        kind: Kind::WalkIn,
+        ..request(client, 0, number, body)
     }
 }
 

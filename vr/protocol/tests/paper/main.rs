@@ -4,3 +4,4 @@ mod bench;
 mod normal;
 mod outside;
 mod view_change;
+mod walk_ins;

@@ -3,7 +3,7 @@
 use super::world::{Client, World};
 use super::{Chance, timeouts};
 use std::collections::BTreeSet;
-use viewring_protocol::{ClientId, Incarnation, Message, Progress, Replica, Role, Session, View};
+use viewring_protocol::{Incarnation, Message, Progress, Replica, Role, View};
 
 /// What this seed draws from. Chances are per mille, times are ticks.
 #[derive(Debug)]
@@ -196,12 +196,7 @@ impl World {
         self.checker = super::checker::Checker::default();
         let clients = (0..).zip(&mut self.clients);
         for (id, client) in clients {
-            let session = Session::new(ClientId(1000 + id), self.group);
-            *client = Client {
-                session,
-                left: 20,
-                retry_at: 0,
-            };
+            *client = Client::new(1000 + id, self.group, 20);
         }
     }
 

@@ -8,9 +8,9 @@ use super::timeouts::{TIMEOUTS, Timeout, applies, expire, restarts};
 use std::collections::{BTreeMap, VecDeque};
 use viewring_protocol::wire;
 use viewring_protocol::{
-    Answer, Bug, ClientId, Configuration, Durable, Effect, Effects, Ignored, Incarnation, Message,
-    OpNumber, Options, Prepare, Progress, Replica, ReplicaId, Reply, Request, Session, Status,
-    Target, View,
+    Answer, Bug, ClientId, Configuration, Durable, Effect, Effects, Ignored, Incarnation, Kind,
+    Message, OpNumber, Options, Outcome, Prepare, Progress, Replica, ReplicaId, Reply, Request,
+    RequestNumber, Session, Status, Target, View,
 };
 
 const CHAOS_TICKS: u64 = 1200;
@@ -41,6 +41,8 @@ impl Node {
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) session: Session,
+    /// It never registers: its session is one without a registration.
+    pub(crate) walks_in: bool,
     pub(crate) left: u64,
     pub(crate) retry_at: u64,
 }
@@ -50,6 +52,25 @@ pub(crate) enum Packet {
     ToReplica(ReplicaId, ReplicaId, Message),
     Request(ReplicaId, Request),
     Reply(Reply),
+}
+
+impl Client {
+    /// Every third client walks in.
+    pub(crate) fn new(id: u64, group: Configuration, left: u64) -> Self {
+        let walks_in = id % 3 == 2;
+        let id = ClientId(id);
+        let session = if walks_in {
+            Session::resume(id, group, OpNumber::ZERO, RequestNumber(1))
+        } else {
+            Session::new(id, group)
+        };
+        Self {
+            session,
+            walks_in,
+            left,
+            retry_at: 0,
+        }
+    }
 }
 
 impl Packet {
@@ -112,11 +133,7 @@ impl World {
             }
         });
         let nodes = nodes.collect();
-        let clients = (0..chance.range(1, 4)).map(|id| Client {
-            session: Session::new(ClientId(id), group),
-            left: 40,
-            retry_at: 0,
-        });
+        let clients = (0..chance.range(1, 4)).map(|id| Client::new(id, group, 40));
         let clients = clients.collect();
         let mut world = Self {
             bug,
@@ -436,6 +453,16 @@ impl World {
                     self.checker.reply(&reply);
                     self.send(None, Packet::Reply(reply));
                 }
+                Effect::ReplyWalkIn(reply) => {
+                    let reply = Reply {
+                        view: reply.view,
+                        client: reply.client,
+                        number: reply.number,
+                        outcome: Outcome::Result(reply.result),
+                    };
+                    self.checker.reply(&reply);
+                    self.send(None, Packet::Reply(reply));
+                }
                 Effect::Persist(persist) => {
                     let at = self.now + self.chance.below(self.faults.disk + 1);
                     let last = self.nodes[which].journal.back().map_or(0, |(at, _)| *at);
@@ -484,9 +511,15 @@ impl World {
     }
 
     fn send_request(&mut self, which: usize) {
-        let session = &self.clients[which].session;
-        let request = session.pending().expect("in flight").clone();
-        match session.target() {
+        let Client {
+            session, walks_in, ..
+        } = &self.clients[which];
+        let mut request = session.pending().expect("in flight").clone();
+        let mut target = session.target();
+        if *walks_in {
+            (request.kind, target) = (Kind::WalkIn, Target::All);
+        }
+        match target {
             Target::Primary(to) => self.send(None, Packet::Request(to, request)),
             Target::All => {
                 for to in self.group.replicas() {
@@ -512,7 +545,8 @@ fn is_greeting(effect: &Effect) -> bool {
     match effect {
         Effect::Broadcast(Message::Hello(_)) => true,
         Effect::Send { message, .. } => matches!(message, Message::Hello(_)),
-        Effect::Broadcast(_) | Effect::Reply(_) | Effect::Persist(_) => false,
+        Effect::Broadcast(_) | Effect::Persist(_) => false,
+        Effect::Reply(_) | Effect::ReplyWalkIn(_) => false,
     }
 }
 
