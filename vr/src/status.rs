@@ -46,6 +46,8 @@ pub(crate) struct Drops {
     pub(crate) impostor: u64,
     /// A vote that waited while the replica stood still.
     pub(crate) old_vote: u64,
+    /// An echo that nobody waits for any more.
+    pub(crate) late_echo: u64,
     /// A message of ours was longer than the transport carries.
     pub(crate) too_long: u64,
 }
@@ -61,6 +63,7 @@ impl Status {
             ("malformed message", drops.malformed),
             ("impostor", drops.impostor),
             ("vote that waited too long", drops.old_vote),
+            ("late echo", drops.late_echo),
             ("message too long", drops.too_long),
         ];
         let dropped = own

@@ -110,4 +110,5 @@ const KNOWN: &[(Planted, Option<u64>)] = &[
     (Planted::Wait(WaitBug::VotesNeverExpire), None),
     (Planted::Wait(WaitBug::BackOffForgottenAtOnce), None),
     (Planted::Wait(WaitBug::OldVotesCount), None),
+    (Planted::Wait(WaitBug::RoundTripsIgnored), None),
 ];

@@ -27,13 +27,17 @@ impl<S: StateMachine> Node<S> {
 
     /// Until the primary is heard, or the role ends.
     async fn hear_primary(&mut self) -> io::Result<()> {
-        self.turn_until(Progress::HEARD_PRIMARY | Progress::ROLE_CHANGED)
-            .await
+        let awaited = Progress::HEARD_PRIMARY | Progress::ROLE_CHANGED;
+        self.turn_until(awaited).await.map(drop)
     }
 
     /// Turns until something of `awaited` has happened.
-    pub(super) async fn turn_until(&mut self, awaited: Progress) -> io::Result<()> {
-        while !self.turn().await?.intersects(awaited) {}
-        Ok(())
+    pub(super) async fn turn_until(&mut self, awaited: Progress) -> io::Result<Progress> {
+        loop {
+            let progress = self.turn().await?;
+            if progress.intersects(awaited) {
+                return Ok(progress);
+            }
+        }
     }
 }

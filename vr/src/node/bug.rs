@@ -37,6 +37,8 @@ pub enum WaitBug {
     BackOffForgottenAtOnce,
     /// What was heard before a pause counts after it.
     OldVotesCount,
+    /// Timeouts are the same however far apart replicas are.
+    RoundTripsIgnored,
 }
 
 impl WaitBug {
@@ -52,6 +54,7 @@ impl WaitBug {
         Self::ViewChangeSaidOnce,
         Self::BackOffForgottenAtOnce,
         Self::OldVotesCount,
+        Self::RoundTripsIgnored,
     ];
 
     /// What it does, in a few words.
@@ -67,6 +70,7 @@ impl WaitBug {
             Self::ViewChangeSaidOnce => "what is said in a view change is said once",
             Self::BackOffForgottenAtOnce => "the back-off is reset when a view starts",
             Self::OldVotesCount => "votes from before a pause count after it",
+            Self::RoundTripsIgnored => "round trips are not measured",
         }
     }
 }

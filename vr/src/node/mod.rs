@@ -16,6 +16,7 @@ mod bug;
 mod config;
 mod primary;
 mod recovering;
+mod round_trips;
 mod timeouts;
 mod view_change;
 
@@ -30,10 +31,11 @@ use viewring_protocol::{
 };
 use viewring_runtime::random;
 use viewring_runtime::time::{Instant, sleep, timeout_at};
-use viewring_transport::{Endpoint, Message as Datum};
+use viewring_transport::{Endpoint, Message as Datum, Sender};
 
 use self::addresses::Addresses;
 use self::bug::FOR_EVER;
+use self::round_trips::{PING_KIND, PONG_KIND, RoundTrips};
 use crate::journal::Memory;
 use crate::state_machine::StateMachine;
 use crate::status::{self, Status};
@@ -52,7 +54,11 @@ pub struct Node<S> {
     state_machine: S,
     journal: Memory,
     endpoint: Endpoint,
+    /// As they were configured.
+    configured: Timeouts,
+    /// As they are, with the round trips that were measured.
     timeouts: Timeouts,
+    round_trips: RoundTrips,
     replicas: Vec<SocketAddr>,
     clients: Addresses,
     /// When upkeep is due: it depends on no role, so no scope of a role holds it.
@@ -67,6 +73,11 @@ pub struct Node<S> {
     role_since: Instant,
     /// Primary: when a quorum was last heard, or the role began.
     quorum_heard_at: Instant,
+    /// Primary: when something was last committed or sent again, or the first of what is not
+    /// committed was sent, or the role began.
+    committed_at: Instant,
+    /// Primary: everything was committed when the last turn ended.
+    is_idle: bool,
     observer: Option<Box<dyn Observer>>,
     /// Always none, but in tests of tests.
     bug: Option<WaitBug>,
@@ -117,7 +128,9 @@ impl<S: StateMachine> Node<S> {
             state_machine,
             journal: Memory,
             endpoint,
+            configured: config.timeouts,
             timeouts: config.timeouts,
+            round_trips: RoundTrips::new(config.replicas.len(), now),
             replicas: config.replicas,
             clients: Addresses::new(),
             upkeep_at: now + config.timeouts.upkeep,
@@ -126,6 +139,8 @@ impl<S: StateMachine> Node<S> {
             failures: 0,
             role_since: now,
             quorum_heard_at: now,
+            committed_at: now,
+            is_idle: true,
             observer: None,
             bug: None,
             drops: status::Drops::default(),
@@ -143,7 +158,7 @@ impl<S: StateMachine> Node<S> {
 
     /// Makes the replica err: for tests of tests.
     pub fn plant(&mut self, bug: Planted) {
-        let timeouts = &mut self.timeouts;
+        let timeouts = &mut self.configured;
         match bug {
             Planted::Decision(bug) => self.core.plant(bug),
             Planted::Wait(WaitBug::SilenceTooShort) => timeouts.silence = timeouts.heartbeat / 2,
@@ -158,9 +173,11 @@ impl<S: StateMachine> Node<S> {
                 bug @ (WaitBug::NoBackOff
                 | WaitBug::TransferNotRepeated
                 | WaitBug::BackOffForgottenAtOnce
-                | WaitBug::OldVotesCount),
+                | WaitBug::OldVotesCount
+                | WaitBug::RoundTripsIgnored),
             ) => self.bug = Some(bug),
         }
+        self.timeouts = self.configured;
     }
 
     /// Lives as a replica, until the future is dropped.
@@ -223,10 +240,27 @@ impl<S: StateMachine> Node<S> {
         }
         progress |= self.finish_turn();
         self.transferred |= progress.contains(Progress::TRANSFERRED);
-        if progress.contains(Progress::HEARD_QUORUM) {
-            self.quorum_heard_at = Instant::now();
+        if self.core.role() == Role::Primary {
+            self.move_deadlines(progress);
         }
         Ok(progress)
+    }
+
+    /// Moves a primary's deadlines, if what they wait for has happened.
+    fn move_deadlines(&mut self, progress: Progress) {
+        let begins = self.is_idle && progress.contains(Progress::PREPARED);
+        self.is_idle = self.core.commit() == self.core.op();
+        let moves = Progress::HEARD_QUORUM | Progress::COMMITTED;
+        if !begins && !progress.intersects(moves) {
+            return;
+        }
+        let now = Instant::now();
+        if progress.contains(Progress::HEARD_QUORUM) {
+            self.quorum_heard_at = now;
+        }
+        if begins || progress.contains(Progress::COMMITTED) {
+            self.committed_at = now;
+        }
     }
 
     /// A timeout has expired: lets the protocol act on it.
@@ -240,6 +274,7 @@ impl<S: StateMachine> Node<S> {
         let now = Instant::now();
         self.upkeep_at = now + self.timeouts.upkeep;
         self.forget_old_votes(now);
+        self.measure(now);
         // A view counts as stable only after it has outlived the votes against it, which were cast
         // while it took long to start: else they would end it, and the next one would be given no
         // more time, for ever.
@@ -274,8 +309,10 @@ impl<S: StateMachine> Node<S> {
 
     /// Hands one message to the protocol. What is malformed is counted and dropped.
     fn take(&mut self, datum: Datum) -> Progress {
-        if datum.kind == status::REQUEST_KIND {
-            return self.tell_status(datum.from);
+        match datum.kind {
+            status::REQUEST_KIND => return self.tell_status(datum.from),
+            PING_KIND | PONG_KIND => return self.echo(&datum),
+            _ => {}
         }
         let Ok(message) = wire::decode(datum.kind, &datum.body) else {
             self.drops.malformed += 1;
@@ -302,17 +339,22 @@ impl<S: StateMachine> Node<S> {
             self.clients.learn(request.client, datum.from);
             return self.core.on_request(request, &mut self.effects);
         }
-        // Identity is the number in the frame, and the address that goes with it.
-        let from = u8::try_from(datum.sender.0).ok().map(ReplicaId);
-        match from {
-            Some(from) if self.replicas.get(usize::from(from.0)) == Some(&datum.from) => {
-                self.core.on_message(from, message, &mut self.effects)
-            }
-            _ => {
-                self.drops.impostor += 1;
-                Progress::NONE
-            }
+        match self.replica_at(datum.sender, datum.from) {
+            Some(from) => self.core.on_message(from, message, &mut self.effects),
+            None => self.drop_impostor(),
         }
+    }
+
+    /// Which replica has sent something: identity is the number in the frame, and the address that
+    /// goes with it.
+    fn replica_at(&self, sender: Sender, addr: SocketAddr) -> Option<ReplicaId> {
+        let id = u8::try_from(sender.0).ok().map(ReplicaId)?;
+        (self.replicas.get(id.index()) == Some(&addr)).then_some(id)
+    }
+
+    fn drop_impostor(&mut self) -> Progress {
+        self.drops.impostor += 1;
+        Progress::NONE
     }
 
     /// Executes what is committed, then performs all that the protocol wants done, in order.
@@ -397,26 +439,22 @@ impl<S: StateMachine> Node<S> {
         let Some(to) = self.clients.of(reply.client) else {
             return;
         };
-        self.encoded.clear();
-        wire::encode_reply(reply, &mut self.encoded);
-        if self
-            .endpoint
-            .send(to, wire::kind::REPLY, &self.encoded)
-            .is_err()
-        {
+        let mut encoded = std::mem::take(&mut self.encoded);
+        encoded.clear();
+        wire::encode_reply(reply, &mut encoded);
+        self.send_bytes(to, wire::kind::REPLY, &encoded);
+        self.encoded = encoded;
+    }
+
+    fn send_bytes(&mut self, to: SocketAddr, kind: u8, body: &[u8]) {
+        if self.endpoint.send(to, kind, body).is_err() {
             self.drops.too_long += 1;
         }
     }
 
     fn tell_status(&mut self, to: SocketAddr) -> Progress {
         let text = self.status().encode();
-        if self
-            .endpoint
-            .send(to, status::REPLY_KIND, text.as_bytes())
-            .is_err()
-        {
-            self.drops.too_long += 1;
-        }
+        self.send_bytes(to, status::REPLY_KIND, text.as_bytes());
         Progress::NONE
     }
 

@@ -1,8 +1,9 @@
 //! The primary: three timeouts, one inside the other (VRR §4.1).
 //!
-//! That a quorum is heard restarts the outermost only, and so it is no event that the others
-//! return for: where replicas are far apart acknowledgements come all the time, and a heartbeat
-//! that waited for a pause in them would be late.
+//! The heartbeat restarts by leaving its scope and entering it again, whenever a Prepare goes out.
+//! What restarts the other two, a commit and a quorum that is heard, happens all the time, and must
+//! put off no heartbeat: these move a deadline, and look at it when their timeout expires. So it
+//! does not matter which of the three is the longest.
 
 use std::io;
 
@@ -17,6 +18,7 @@ impl<S: StateMachine> Node<S> {
     pub(super) async fn lead(&mut self) -> io::Result<()> {
         let view = self.core.view();
         self.quorum_heard_at = Instant::now();
+        self.committed_at = self.quorum_heard_at;
         while self.is_still(Role::Primary, view) {
             let alone_at = self.quorum_heard_at + self.timeouts.abdicate;
             match timeout_at(alone_at, self.stay_in_touch()).await {
@@ -48,25 +50,20 @@ impl<S: StateMachine> Node<S> {
 
     /// Until a Prepare goes out, or the role ends.
     async fn prepare_some(&mut self) -> io::Result<Progress> {
-        let leave = Progress::PREPARED | Progress::ROLE_CHANGED;
+        let awaited = Progress::PREPARED | Progress::ROLE_CHANGED;
         loop {
-            // Restarts whenever something is committed.
-            let progress = match timeout(self.timeouts.prepare, self.commit_some(leave)).await {
-                Ok(progress) => progress?,
-                Err(_elapsed) => self.act(Replica::resend_prepares),
-            };
-            if progress.intersects(leave) {
-                return Ok(progress);
-            }
-        }
-    }
-
-    /// Until something is committed, or something of `leave` happens.
-    async fn commit_some(&mut self, leave: Progress) -> io::Result<Progress> {
-        loop {
-            let progress = self.turn().await?;
-            if progress.intersects(leave | Progress::COMMITTED) {
-                return Ok(progress);
+            let stalled_at = self.committed_at + self.timeouts.prepare;
+            match timeout_at(stalled_at, self.turn_until(awaited)).await {
+                Ok(progress) => return progress,
+                // Something was committed meanwhile.
+                Err(_elapsed) if self.committed_at + self.timeouts.prepare > stalled_at => {}
+                Err(_elapsed) => {
+                    let progress = self.act(Replica::resend_prepares);
+                    self.committed_at = Instant::now();
+                    if progress.intersects(awaited) {
+                        return Ok(progress);
+                    }
+                }
             }
         }
     }

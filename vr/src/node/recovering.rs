@@ -23,7 +23,7 @@ impl<S: StateMachine> Node<S> {
         while self.core.role() == Role::Recovering {
             let again = self.timeouts.announce;
             match timeout(again, self.turn_until(Progress::ROLE_CHANGED)).await {
-                Ok(changed) => changed?,
+                Ok(changed) => drop(changed?),
                 Err(_elapsed) => {
                     let _changed = self.act(Replica::announce);
                 }

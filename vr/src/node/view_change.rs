@@ -54,7 +54,7 @@ impl<S: StateMachine> Node<S> {
             // Restarts with every page: a long log takes its time.
             let awaited = Progress::TRANSFERRED | Progress::ROLE_CHANGED;
             match timeout(patience, self.turn_until(awaited)).await {
-                Ok(moved) => moved?,
+                Ok(moved) => drop(moved?),
                 Err(_elapsed) => {
                     let _changed = self.act(Replica::give_up_view);
                 }
@@ -64,7 +64,7 @@ impl<S: StateMachine> Node<S> {
     }
 
     async fn end_role(&mut self) -> io::Result<()> {
-        self.turn_until(Progress::ROLE_CHANGED).await
+        self.turn_until(Progress::ROLE_CHANGED).await.map(drop)
     }
 
     /// How long this view may take to start.
