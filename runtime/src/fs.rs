@@ -34,9 +34,11 @@
 //!
 //! **After a sync that failed, nothing can be made durable any more.** The kernel has told of the
 //! loss once and counts the lost pages as written: the next sync would succeed, and lie. So the
-//! [`File`] is poisoned: every later write and sync fails with [`SyncFailed`]. It can still be
-//! read, but that may show what is not on the disk. The sound reaction is to end the process, or
-//! to forget the file and what it was to prove.
+//! [`File`] is poisoned: every later write and sync fails with [`SyncFailed`].
+//!
+//! **What is read need not be on the disk.** It may be in the kernel's memory only, and after such
+//! a failure no later sync, also of another process, brings it to the disk. So who starts from what
+//! a file says writes that once more, durably, before anybody is told.
 //!
 //! # Order
 //!

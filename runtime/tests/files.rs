@@ -438,13 +438,6 @@ async fn a_file_is_closed_when_its_last_operation_has_ended() {
         drained(0).await;
         closed().await;
     }
-    // A future that is forgotten keeps the file open until its operation has ended, not longer.
-    let file = folder.file().await;
-    let mut reading = Box::pin(file.read_buf_at(Buf::with_capacity(10), 0));
-    assert!(futures::poll!(&mut reading).is_pending());
-    std::mem::forget(reading);
-    drop(file);
-    closed().await;
 }
 
 async fn an_open_that_is_dropped_leaves_nothing_open() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::join_all;
+use viewring_runtime::fs::File;
 use viewring_runtime::net::{UdpOptions, UdpSocket};
 use viewring_runtime::time::{sleep, timeout};
 use viewring_runtime::{Config, Metrics, Runtime, Uring, UringConfig, metrics, nop, signal};
@@ -134,6 +135,39 @@ fn timers_and_wakes_find_room() {
         let (_, done) = futures::join!(join_all(sleeps), join_all((0..500).map(|_| nop())));
         assert!(done.into_iter().all(|done| done.is_ok()));
     });
+}
+
+#[test]
+fn linked_pairs_stay_together() {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("full-queues");
+    let metrics = on_small_rings(|| async {
+        let files = (0..60).map(|number| {
+            let path = path.with_extension(number.to_string());
+            async move { File::create_durable(path).await.expect("made") }
+        });
+        let files = join_all(files).await;
+        for round in 0..3u8 {
+            let data = [round; 999];
+            let nops = join_all((0..61).map(|_| nop()));
+            let writes = files.iter().map(|file| file.write_durable_at(&data, 5));
+            let (_, written) = futures::join!(nops, join_all(writes));
+            assert!(written.into_iter().all(|written| written.is_ok()));
+        }
+        for file in &files {
+            assert_eq!(file.read_to_end().await.expect("read")[5..], [2; 999]);
+            std::fs::remove_file(file.path()).expect("it is there");
+        }
+        drop(files);
+        drained().await;
+        while metrics().reactor("files_open") > 0 {
+            nop().await.expect("no error");
+        }
+    });
+    for metrics in metrics {
+        assert_eq!(metrics.reactor("submissions_cut_short"), 0);
+        assert_eq!(metrics.reactor("closes_failed"), 0);
+        assert!(metrics.reactor("submissions_delayed") < metrics.reactor("submitted"));
+    }
 }
 
 #[test]

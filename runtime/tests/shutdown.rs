@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use counted::{Counts, runtime};
 use futures::FutureExt;
-use viewring_runtime::buf::SharedBuf;
+use viewring_runtime::buf::{Buf, SharedBuf};
+use viewring_runtime::fs::File;
 use viewring_runtime::net::UdpSocket;
 use viewring_runtime::time::{Timer, interval, sleep, timeout};
 use viewring_runtime::{
@@ -155,6 +156,67 @@ fn also_while_panicking() {
         assert_eq!(counts.get(), (0, 8, 0));
         assert_eq!(Rc::strong_count(&counts), 1);
     });
+}
+
+#[test]
+fn also_with_files_in_use() {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("shutdown");
+    leaves_nothing_open(100, |round| {
+        let runtime = runtime();
+        let kept = runtime.block_on(async {
+            let file = Rc::new(File::create_durable(&path).await.expect("made"));
+            for number in 0..8u64 {
+                let (file, path) = (Rc::clone(&file), path.clone());
+                spawn(async move {
+                    loop {
+                        let written = file.write_durable_at(&[1; 10_000], number * 10_000);
+                        let other = File::open(&path);
+                        let read = file.read_buf_at(Buf::with_capacity(10_000), 0);
+                        let (written, other, read) = futures::join!(written, other, read);
+                        written.expect("durable");
+                        drop((other.expect("there"), read.expect("read")));
+                    }
+                })
+                .detach();
+            }
+            for _ in 0..round * 3 {
+                yield_now().await;
+            }
+            file
+        });
+        drop(runtime);
+        assert_eq!(Rc::strong_count(&kept), 1);
+        assert!(kept.size().now_or_never().is_some_and(|size| size.is_err()));
+    });
+    std::fs::remove_file(&path).expect("it is there");
+}
+
+#[test]
+fn who_waits_for_a_file_on_another_runtime_is_told() {
+    let _alone = alone();
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("shutdown-told");
+    let (first, second) = (runtime(), runtime());
+    let file = first.block_on(File::create_durable(&path)).expect("made");
+    second.block_on(async {
+        let file = Rc::new(file);
+        // One is in flight, one was dropped in flight, the rest wait for those.
+        drop(futures::poll!(Box::pin(file.write_at(b"dropped", 9))));
+        let waits: Vec<_> = (0..4)
+            .map(|number| {
+                let file = Rc::clone(&file);
+                spawn(async move { file.write_durable_at(b"x", number).await })
+            })
+            .collect();
+        yield_now().await;
+        drop(first);
+        for wait in waits {
+            let told = timeout(Duration::from_secs(5), wait).await.expect("told");
+            let error = told.expect("no panic").expect_err("its runtime is gone");
+            assert!(error.downcast::<Gone>().is_ok());
+        }
+        assert_eq!(Rc::strong_count(&file), 1);
+    });
+    std::fs::remove_file(&path).expect("it is there");
 }
 
 fn localhost_of(socket: &UdpSocket) -> SocketAddr {
