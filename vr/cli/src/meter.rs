@@ -83,6 +83,11 @@ impl Meter {
         self.total.len()
     }
 
+    /// All latencies, in nanoseconds.
+    pub(crate) fn histogram(&self) -> &Histogram<u64> {
+        &self.total
+    }
+
     /// All that has been measured, as of now.
     pub(crate) fn summary(&self) -> Summary {
         Summary {
@@ -183,6 +188,26 @@ fn rate(count: u64, seconds: f64) -> f64 {
 
 pub(crate) fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+impl Summary {
+    /// What might have been measured in a second.
+    pub(crate) fn example(ops_per_sec: f64, p50: f64, p99: f64) -> Self {
+        Self {
+            ops: ops_per_sec as u64,
+            ops_per_sec,
+            latency_us: Latency {
+                min: p50,
+                mean: p50,
+                p50,
+                p90: p50,
+                p99,
+                p999: p99,
+                max: p99,
+            },
+        }
+    }
 }
 
 #[cfg(test)]

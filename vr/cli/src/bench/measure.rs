@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use futures::future::{Either, Shared as SharedFuture, select, try_join_all};
+use hdrhistogram::Histogram;
 use viewring::{CallError, Client, ClientConfig, ConfigError, Session, query_status};
 use viewring_runtime::time::{Instant, timeout, timeout_at};
 use viewring_runtime::{JoinHandle, spawn};
@@ -49,6 +50,8 @@ pub(super) enum Until {
 pub(super) struct Measured {
     pub(super) summary: Summary,
     pub(super) elapsed: Duration,
+    /// Of latencies, in nanoseconds.
+    pub(super) histogram: Histogram<u64>,
     /// By client, if they were to be kept.
     pub(super) latencies: Vec<Vec<u64>>,
     pub(super) errors: u64,
@@ -126,6 +129,7 @@ pub(super) async fn measure(
     Ok(Measured {
         summary: meter.summary(),
         elapsed: meter.elapsed(),
+        histogram: meter.histogram().clone(),
         latencies: kept.unwrap_or_default(),
         errors: shared.errors.get(),
         unknown: shared.unknown.get(),

@@ -1,27 +1,34 @@
 //! `viewring bench`: load a group, and tell how it bears that.
 //!
 //! `workload.rs` says what is called and `pace.rs` when; `driver.rs` is one client that does so,
-//! `measure.rs` a run of them; `report.rs` tells what it found.
+//! `measure.rs` a run of them and `sweep.rs` many runs; `report.rs` tells what was found, and
+//! `plot.rs` draws it.
 
+mod chart;
 mod cpu;
 mod driver;
 mod latency_file;
 mod measure;
 mod pace;
+mod plot;
 mod report;
+mod sweep;
 mod workload;
 
+use std::fs;
 use std::io::{IsTerminal, stderr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use serde::Serialize;
 use viewring::kv::{KEY_BYTES_MAX, KvError, VALUE_BYTES_MAX};
 use viewring_runtime::signal;
 
 use self::measure::{Asked, Ending, Measured, Run, Until, measure};
 use self::report::Report;
+use self::sweep::Sweep;
 use self::workload::{Op, Popularity, Workload};
 use crate::duration::{parse, parse_positive};
 use crate::exit::{self, Exit, Failure};
@@ -38,6 +45,7 @@ Examples:
   viewring bench --config cluster.toml --clients 1
   viewring bench --config cluster.toml --clients 64 --requests 200000 --op null --json
   viewring bench --config cluster.toml --clients 256 --rate 50000 --duration 30s
+  viewring bench --config cluster.toml --sweep 1,2,4,...,256 --duration 3s --svg sweep.svg
   viewring bench --config cluster.toml --op mix --reads 95 --keys 100000 --popularity zipf
 
 Ctrl-c ends it early, with the result so far.")]
@@ -49,6 +57,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 16,
           value_parser = clap::value_parser!(u32).range(1..=16_384))]
     clients: u32,
+    /// Measure with each of these numbers of clients, one after the other.
+    #[arg(long, value_name = "1,2,4,...,N", conflicts_with_all = ["clients", "latency_file"])]
+    sweep: Option<Sweep>,
     /// All clients share one socket, as those of an application server would.
     #[arg(long)]
     shared_socket: bool,
@@ -94,6 +105,9 @@ pub(crate) struct Args {
     /// client after client, sorted.
     #[arg(long, value_name = "FILE")]
     latency_file: Option<PathBuf>,
+    /// Draw to this file: how latencies are distributed; of a sweep, throughput and latency.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -104,18 +118,87 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let run = args.run()?;
     exit::block_on(async {
         let asked: Asked = signal::shutdown().map(drop).boxed_local().shared();
-        let mut measured = measure(&settings, &run, &asked).await?;
-        let report = Report::of(&run, &measured);
-        if args.json {
-            output::json(&report)?;
-        } else {
-            output::line(&report)?;
+        match &args.sweep {
+            None => once(&settings, &run, args, &asked).await,
+            Some(Sweep(clients)) => each(&settings, &run, clients, args, &asked).await,
         }
-        if let Some(path) = &args.latency_file {
-            latency_file::write(path, &mut measured.latencies)?;
-        }
-        exit_of(&measured)
     })
+}
+
+/// One run.
+async fn once(settings: &Settings, run: &Run, args: &Args, asked: &Asked) -> Result<Exit, Failure> {
+    let mut measured = measure(settings, run, asked).await?;
+    let report = Report::of(run, &measured);
+    if args.json {
+        output::json(&report)?;
+    } else {
+        output::line(&report)?;
+    }
+    if let Some(path) = &args.latency_file {
+        latency_file::write(path, &mut measured.latencies)?;
+    }
+    if let Some(path) = &args.svg {
+        save(path, &plot::latencies(&measured.histogram, &report))?;
+    }
+    exit_of(&measured)
+}
+
+/// One run for each number of clients.
+async fn each(
+    settings: &Settings,
+    run: &Run,
+    clients: &[u32],
+    args: &Args,
+    asked: &Asked,
+) -> Result<Exit, Failure> {
+    let mut runs = Vec::new();
+    let mut exit = Ok(Exit::Success);
+    for &clients in clients {
+        let run = Run {
+            clients,
+            ..run.clone()
+        };
+        let measured = match measure(settings, &run, asked).await {
+            Ok(measured) => measured,
+            Err(failure) => {
+                exit = Err(failure);
+                break;
+            }
+        };
+        let report = Report::of(&run, &measured);
+        if !args.json {
+            if runs.is_empty() {
+                output::line(sweep::head())?;
+            }
+            output::line(sweep::row(&report))?;
+        }
+        runs.push(report);
+        exit = exit_of(&measured);
+        if exit.is_err() || measured.ending == Ending::Interrupted {
+            break;
+        }
+    }
+    if runs.is_empty() {
+        return exit;
+    }
+    if let Some(path) = &args.svg {
+        save(path, &plot::sweep(&runs))?;
+    }
+    if args.json {
+        output::json(&Runs { runs })?;
+    }
+    exit
+}
+
+/// A sweep.
+#[derive(Debug, Serialize)]
+struct Runs {
+    runs: Vec<Report>,
+}
+
+fn save(path: &Path, text: &str) -> Result<(), Failure> {
+    fs::write(path, text)
+        .map_err(|error| Failure::setup(format_args!("cannot write {}: {error}", path.display())))
 }
 
 fn exit_of(measured: &Measured) -> Result<Exit, Failure> {

@@ -9,7 +9,7 @@ use super::cpu::Used;
 use super::measure::{Ending, Measured, Run};
 use crate::duration::short;
 use crate::meter::{Summary, tenths};
-use crate::output::thousands;
+use crate::output::{counted, thousands};
 
 /// What a run found.
 #[derive(Debug, Serialize)]
@@ -68,6 +68,28 @@ impl Report {
             interrupted: measured.ending == Ending::Interrupted,
         }
     }
+
+    /// How many clients, on which sockets.
+    pub(super) fn clients(&self) -> String {
+        counted(self.clients, "client")
+    }
+
+    /// What the clients did.
+    pub(super) fn load(&self) -> String {
+        let op = self.op;
+        let sockets = if self.shared_socket {
+            "on one socket"
+        } else {
+            "with a socket each"
+        };
+        match self.rate {
+            None => format!("{sockets}, closed loop; operation: {op}"),
+            Some(rate) => format!(
+                "{sockets}, open loop of {} requests a second; operation: {op}",
+                thousands(rate.into())
+            ),
+        }
+    }
 }
 
 impl Cpu {
@@ -124,4 +146,32 @@ impl fmt::Display for Share {
 
 fn hundredths(number: f64) -> f64 {
     (number * 100.0).round() / 100.0
+}
+
+#[cfg(test)]
+impl Report {
+    /// A run with these figures: operations a second, and p50 and p99 in microseconds.
+    pub(super) fn example(clients: u32, ops_per_sec: f64, (p50, p99): (f64, f64)) -> Self {
+        let none = Share {
+            us_per_op: 0.0,
+            percent: 0.0,
+        };
+        Self {
+            clients,
+            shared_socket: false,
+            op: "null",
+            rate: None,
+            seconds: 1.0,
+            summary: Summary::example(ops_per_sec, p50, p99),
+            errors: 0,
+            unknown: 0,
+            behind: 0,
+            cpu: Cpu {
+                client: none,
+                primary: None,
+                replicas: Vec::new(),
+            },
+            interrupted: false,
+        }
+    }
 }

@@ -178,6 +178,37 @@ fn the_bench_counts_requests_and_writes_every_latency() {
 }
 
 #[test]
+fn a_sweep_is_a_table_a_chart_or_json() {
+    let config = ConfigFile::new();
+    let _replicas = config.group();
+    let chart = format!("{}.svg", config.path());
+    let short = ["--duration", "100ms", "--warm-up", "0s", "--svg", &chart];
+    let ended = config.run("bench", &[&short[..], &["--sweep", "1,2,3,...,5"]].concat());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let rows: Vec<&str> = ended.stdout.lines().collect();
+    assert!(rows.len() == 6 && rows[0].contains("clients"), "{ended:?}");
+    assert!(rows[5].trim_start().starts_with("5 "), "{ended:?}");
+    let svg = std::fs::read_to_string(&chart).expect("it was written");
+    assert_eq!(svg.matches("<polyline").count(), 3, "{svg}");
+
+    let json = config.run(
+        "bench",
+        &[&short[..], &["--sweep", "2,4", "--json"]].concat(),
+    );
+    let runs = json.json()["runs"].clone();
+    assert_eq!(
+        (&runs[0]["clients"], &runs[1]["clients"]),
+        (&2.into(), &4.into())
+    );
+    assert!(runs[1]["ops"].as_u64() > Some(0), "{runs}");
+
+    let ended = config.run("bench", &[&short[..], &["--clients", "2"]].concat());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let svg = std::fs::read_to_string(&chart).expect("it was written");
+    assert!(svg.contains("2 clients with a socket each"), "{svg}");
+}
+
+#[test]
 fn an_open_loop_keeps_its_rate_and_tells_when_it_cannot() {
     let config = ConfigFile::new();
     let _replicas = config.group();

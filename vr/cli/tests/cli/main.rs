@@ -16,6 +16,7 @@ fn a_wrong_command_line_is_told_in_one_line() {
     let both = ["--requests", "9", "--duration", "1s"];
     run(&[&["bench", "--config", "x"], &both[..]].concat())
         .complains(2, &["'--requests <N>'", "'--duration <TIME>'"]);
+    run(&["bench", "--config", "x", "--sweep", "1,2,...,8"]).complains(2, &["three numbers"]);
     run(&["sing"]).complains(2, &["'sing'"]);
 }
 
