@@ -48,7 +48,7 @@ mod status;
 pub mod kv;
 
 pub use client::{CallError, Client, ClientConfig, Session};
-pub use node::{ConfigError, Never, Node, NodeConfig, Observer, Timeouts};
+pub use node::{ConfigError, Never, Node, NodeConfig, Observer, Timeouts, WalkInConfig};
 pub use state_machine::{Null, StateMachine};
 pub use status::{Status, query_status};
 /// The decisions underneath.

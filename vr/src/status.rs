@@ -9,6 +9,7 @@ use std::time::Duration;
 use viewring_protocol::{Replica, Role};
 use viewring_runtime::random;
 use viewring_runtime::time::timeout;
+use viewring_transport::specpaxos;
 use viewring_transport::{Endpoint, EndpointConfig, Sender};
 
 /// Frame kind: asks for the status.
@@ -48,12 +49,19 @@ pub(crate) struct Drops {
     pub(crate) old_vote: u64,
     /// An echo that nobody waits for any more.
     pub(crate) late_echo: u64,
+    /// A question past the log came while there was no state to answer from.
+    pub(crate) unanswered: u64,
     /// A message of ours was longer than the transport carries.
     pub(crate) too_long: u64,
 }
 
 impl Status {
-    pub(crate) fn of(core: &Replica, endpoint: &Endpoint, drops: &Drops) -> Self {
+    pub(crate) fn of(
+        core: &Replica,
+        endpoint: &Endpoint,
+        door: Option<specpaxos::Stats>,
+        drops: &Drops,
+    ) -> Self {
         let status = match core.role() {
             Role::Primary | Role::Backup => "normal",
             Role::ViewChange | Role::CatchingUp => "view-change",
@@ -64,6 +72,7 @@ impl Status {
             ("impostor", drops.impostor),
             ("vote that waited too long", drops.old_vote),
             ("late echo", drops.late_echo),
+            ("unanswered question", drops.unanswered),
             ("message too long", drops.too_long),
         ];
         let dropped = own
@@ -71,8 +80,12 @@ impl Status {
             .chain(core.counters().iter())
             .chain(endpoint.stats().dropped())
             .filter(|&(_, count)| count > 0)
-            .map(|(reason, count)| (reason.to_owned(), count))
-            .collect();
+            .map(|(reason, count)| (reason.to_owned(), count));
+        let of_walk_ins = door.iter().flat_map(specpaxos::Stats::dropped);
+        let of_walk_ins = of_walk_ins
+            .filter(|&(_, count)| count > 0)
+            .map(|(reason, count)| (format!("specpaxos {reason}"), count));
+        let dropped = dropped.chain(of_walk_ins).collect();
         Self {
             id: core.id().0,
             status: status.to_owned(),

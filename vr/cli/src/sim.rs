@@ -104,8 +104,11 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
 }
 
 fn config_of(args: &Args, seed: u64) -> RunConfig {
-    args.replicas
-        .map_or_else(|| RunConfig::of_seed(seed), RunConfig::new)
+    let config = RunConfig::of_seed(seed);
+    RunConfig {
+        replicas: args.replicas.unwrap_or(config.replicas),
+        ..config
+    }
 }
 
 fn play(path: &Path) -> Result<Result<Report, cluster::Failure>, Failure> {

@@ -87,7 +87,7 @@ impl Adversary {
         cluster.world.release(|_| true);
         cluster.world.heal_all();
         let link = self.faults.distance.map_or_else(Link::default, far);
-        cluster.world.update_links(|knobs| *knobs = link.clone());
+        cluster.set_links(&link);
         if self.faults.distance.is_some() {
             cluster.checker().borrow_mut().marks.hit(Mark::FarApart);
         }
@@ -139,7 +139,7 @@ impl Adversary {
 
     fn worsen_links(&mut self, cluster: &mut Cluster) {
         let link = Link::draw(&mut self.random);
-        cluster.world.update_links(|knobs| *knobs = link.clone());
+        cluster.set_links(&link);
     }
 
     fn cut(&mut self, cluster: &mut Cluster) {

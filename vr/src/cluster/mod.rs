@@ -33,6 +33,7 @@ pub mod script;
 mod sent;
 mod sometimes;
 mod stage;
+mod walk_in;
 mod workload;
 
 use std::cell::RefCell;
@@ -44,7 +45,8 @@ use std::time::Duration;
 
 use viewring_protocol::{Entry, Replica, ReplicaId};
 use viewring_runtime::net::UdpStats;
-use viewring_runtime::sim::{NodeId, Verdict, World};
+use viewring_runtime::sim::{Link, NodeId, Verdict, World};
+use viewring_transport::specpaxos::{self, Dialect};
 use viewring_transport::{Endpoint, EndpointConfig, Stats};
 
 pub use self::checker::Checker;
@@ -58,7 +60,7 @@ pub use self::workload::{Book, Workload};
 pub use crate::node::{Planted, WaitBug};
 
 use crate::client::{Client, ClientConfig};
-use crate::node::{Node, NodeConfig, Observer, Timeouts};
+use crate::node::{Node, NodeConfig, Observer, Timeouts, WalkInConfig};
 use crate::state_machine::StateMachine;
 
 /// How a simulated group is made.
@@ -76,6 +78,8 @@ pub struct ClusterConfig {
     pub deadline: Duration,
     /// How many bytes a datagram may carry.
     pub datagram_bytes: usize,
+    /// The layout of clients that never register, if they are served.
+    pub walk_ins: Option<Dialect>,
     /// What every replica does wrong: for tests of tests.
     pub bug: Option<Planted>,
 }
@@ -90,6 +94,7 @@ impl ClusterConfig {
             retry: Duration::from_millis(100),
             deadline: Duration::from_secs(2),
             datagram_bytes: EndpointConfig::DEFAULT_BUDGET,
+            walk_ins: None,
             bug: None,
         }
     }
@@ -113,6 +118,8 @@ type Start = dyn Fn(&mut World, NodeId, NodeConfig, Watch);
 const CLUSTER: u64 = 1;
 /// The port of every simulated replica.
 const PORT: u16 = 7000;
+/// Its port for clients that never register.
+const WALK_IN_PORT: u16 = 6000;
 
 impl Cluster {
     /// A group whose replicas begin to look for each other when the world runs. `make` makes the
@@ -197,6 +204,10 @@ impl Cluster {
             timeouts: self.config.timeouts,
             window: self.config.window,
             datagram_bytes: self.config.datagram_bytes,
+            walk_ins: self.config.walk_ins.map(|dialect| WalkInConfig {
+                addr: self.world.socket_addr(self.node(id), WALK_IN_PORT),
+                dialect,
+            }),
             ..NodeConfig::new(CLUSTER, id, self.addresses.clone())
         };
         let watch = Watch {
@@ -231,6 +242,38 @@ impl Cluster {
             program(client).await;
         });
         node
+    }
+
+    /// Starts a node that runs `program` with a client that never registers.
+    ///
+    /// # Panics
+    /// When the configuration does not say that such clients are served.
+    pub fn start_walk_in<P, F>(&mut self, program: P) -> NodeId
+    where
+        P: FnOnce(specpaxos::Client) -> F + 'static,
+        F: Future<Output = ()> + 'static,
+    {
+        let dialect = self.config.walk_ins.expect("they are served");
+        let at = |&node: &NodeId| self.world.socket_addr(node, WALK_IN_PORT);
+        let replicas: Vec<SocketAddr> = self.nodes.iter().map(at).collect();
+        let node = self.world.add_node();
+        self.world.start(node, move || async move {
+            let client = specpaxos::Client::bind(replicas, dialect);
+            program(client.expect("a simulated port is free")).await;
+        });
+        node
+    }
+
+    /// Turns the knobs of all links. Datagrams of clients that never register have no checksum
+    /// but UDP's, which finds flipped bits: where such clients are served none are flipped.
+    pub(crate) fn set_links(&mut self, link: &Link) {
+        let spared = self.config.walk_ins.is_some();
+        self.world.update_links(|knobs| {
+            *knobs = link.clone();
+            if spared {
+                knobs.bit_flips = 0.0;
+            }
+        });
     }
 
     /// Stops a replica, with all that it remembers.

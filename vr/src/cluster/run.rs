@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use viewring_protocol::wire;
 use viewring_runtime::sim::{Event, Keep, Random, Verdict};
+use viewring_transport::specpaxos::Dialect;
 
 use super::ClusterConfig;
 use super::adversary::Adversary;
@@ -25,6 +26,8 @@ pub struct RunConfig {
     pub replicas: u8,
     /// How many clients call.
     pub clients: u8,
+    /// How many of them never register.
+    pub walk_ins: u8,
     /// For how long things go wrong.
     pub faults_for: Duration,
     /// Within which every call must be answered once everything is well again.
@@ -43,6 +46,7 @@ impl RunConfig {
         Self {
             replicas,
             clients: 4,
+            walk_ins: 0,
             faults_for: Duration::from_secs(8),
             bound: Duration::from_secs(30),
             faults: None,
@@ -51,9 +55,12 @@ impl RunConfig {
         }
     }
 
-    /// The run of a seed in a batch: three or five replicas, by turns.
+    /// The run of a seed in a batch: three or five replicas, by turns; in every fourth, half of the
+    /// clients never register.
     pub fn of_seed(seed: u64) -> Self {
-        Self::new(if seed.is_multiple_of(2) { 3 } else { 5 })
+        let config = Self::new(if seed.is_multiple_of(2) { 3 } else { 5 });
+        let walk_ins = if seed / 2 % 4 == 3 { 2 } else { 0 };
+        Self { walk_ins, ..config }
     }
 }
 
@@ -180,6 +187,14 @@ impl Run {
         let faults = faults.unwrap_or_else(|| Faults::draw(&mut choices));
         let mut group = ClusterConfig::new(config.replicas);
         group.bug = config.bug;
+        group.walk_ins = (config.walk_ins > 0).then(|| {
+            let electrode = random.fork(6).chance(0.5);
+            if electrode {
+                Dialect::Electrode
+            } else {
+                Dialect::Specpaxos
+            }
+        });
         if choices.chance(0.3) {
             group.window = choices.between(1..=16);
         }
@@ -270,7 +285,11 @@ impl Run {
         let workload = Workload::draw(&mut self.random.fork(4), self.config.faults_for);
         for client in 0..self.config.clients {
             let random = self.random.fork(100 + u64::from(client));
-            self.stage.start_caller(&workload, random);
+            if client < self.config.walk_ins {
+                self.stage.start_walk_in(&workload, random);
+            } else {
+                self.stage.start_caller(&workload, random);
+            }
         }
     }
 }

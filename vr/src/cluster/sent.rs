@@ -13,9 +13,14 @@ use super::checker::{Checker, hash_of};
 pub(super) fn frames(datagram: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     const KIND_AT: usize = 7;
     const LENGTH_AT: usize = 24;
+    const MAGIC: &[u8] = b"Vw";
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let (header, behind) = rest.split_at_checked(HEADER_LEN)?;
+        // Of another format: what clients that never register are told.
+        if header[4..6] != *MAGIC {
+            return None;
+        }
         let length = u32::from_le_bytes(*header[LENGTH_AT..].first_chunk()?);
         let (body, next) = behind.split_at_checked(usize::try_from(length).ok()?)?;
         rest = next;

@@ -45,6 +45,10 @@ marks! {
     AnsweredAgain = "duplicate request answered from the table",
     /// A call's outcome was unknown at its deadline.
     OutcomeUnknown = "outcome unknown",
+    /// A client that never registers was answered.
+    WalkInAnswered = "walk-in answered",
+    /// Such a client had to ask again.
+    WalkInAskedAgain = "walk-in asked again",
     /// A replica that had lost its memory waited.
     RestartedReplicaWaits = "restarted replica waits",
     /// A message of a group that had died whole came to the next one.

@@ -54,6 +54,23 @@ impl Stage {
         })
     }
 
+    /// A client that never registers and calls as `workload` says.
+    pub(super) fn start_walk_in(&mut self, workload: &Workload, random: Random) -> NodeId {
+        let (book, workload) = (Rc::clone(&self.book), workload.clone());
+        let checker = Rc::clone(self.cluster.checker());
+        self.clients += 1;
+        self.cluster.start_walk_in(move |client| {
+            Caller {
+                client,
+                workload,
+                random,
+                book,
+                checker,
+            }
+            .walk_in()
+        })
+    }
+
     /// Stops the whole group, and starts another one in its place.
     pub(super) fn begin_again(&mut self) {
         self.copies.0.borrow_mut().clear();

@@ -72,9 +72,9 @@ pub struct Book {
     pub finished: usize,
 }
 
-/// One client, from registration to its last call.
-pub(super) struct Caller {
-    pub(super) client: Client,
+/// One client, from its beginning to its last call.
+pub(super) struct Caller<C> {
+    pub(super) client: C,
     pub(super) workload: Workload,
     pub(super) random: Random,
     pub(super) book: Rc<RefCell<Book>>,
@@ -87,20 +87,14 @@ enum Step {
     Lost,
 }
 
-impl Caller {
+impl Caller<Client> {
     pub(super) async fn run(mut self) {
         let mut session = self.register().await;
         for _ in 0..self.workload.calls {
             if self.book.borrow().finish {
                 break;
             }
-            if !self.random.chance(self.workload.bursts) {
-                let pause = self.random.exponential(self.workload.pause);
-                sleep(pause.min(PAUSE_MAX)).await;
-            }
-            while !self.may_call() {
-                sleep(Duration::from_millis(1)).await;
-            }
+            self.pause().await;
             if let Step::Lost = self.step(&mut session).await {
                 session = self.register().await;
             }
@@ -115,19 +109,6 @@ impl Caller {
             }
         }
         self.book.borrow_mut().finished += 1;
-    }
-
-    /// Takes a permit, if they are limited and the last calls have not begun.
-    fn may_call(&self) -> bool {
-        let mut book = self.book.borrow_mut();
-        match &mut book.permits {
-            Some(0) => book.finish,
-            Some(left) => {
-                *left -= 1;
-                true
-            }
-            None => true,
-        }
     }
 
     async fn register(&mut self) -> Session {
@@ -177,9 +158,35 @@ impl Caller {
             checker.marks.hit(Mark::AnsweredAgain);
         }
     }
+}
+
+impl<C> Caller<C> {
+    /// Waits before the next call, for as long as it likes and until it may.
+    pub(super) async fn pause(&mut self) {
+        if !self.random.chance(self.workload.bursts) {
+            let pause = self.random.exponential(self.workload.pause);
+            sleep(pause.min(PAUSE_MAX)).await;
+        }
+        while !self.may_call() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Takes a permit, if they are limited and the last calls have not begun.
+    fn may_call(&self) -> bool {
+        let mut book = self.book.borrow_mut();
+        match &mut book.permits {
+            Some(0) => book.finish,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+            None => true,
+        }
+    }
 
     /// Chooses what to do with `key`, and writes down that it was asked.
-    fn call(&mut self, key: u8) -> (Act, Pending) {
+    pub(super) fn call(&mut self, key: u8) -> (Act, Pending) {
         let mut book = self.book.borrow_mut();
         let act = match self.random.below(20) {
             0..8 => Act::Write(Some(book.history.new_value())),
@@ -195,7 +202,7 @@ impl Caller {
         (act, book.history.call(key, act))
     }
 
-    fn told(&self, pending: Pending, act: Act, result: &[u8]) {
+    pub(super) fn told(&self, pending: Pending, act: Act, result: &[u8]) {
         let history = &mut self.book.borrow_mut().history;
         match (act, Outcome::decode(result)) {
             (Act::Write(_), Some(Outcome::Stored | Outcome::Deleted(_))) => history.wrote(pending),
@@ -214,7 +221,7 @@ impl Caller {
 /// No client sleeps on when everybody else is done.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-fn encode(key: u8, act: Act, value_bytes: usize) -> Vec<u8> {
+pub(super) fn encode(key: u8, act: Act, value_bytes: usize) -> Vec<u8> {
     let bytes_of = |value: u64| {
         let mut bytes = value.to_le_bytes().to_vec();
         bytes.resize(value_bytes.max(8), 0);

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use thiserror::Error;
 use viewring_protocol::{Configuration, ConfigurationError, Options, ReplicaId};
 use viewring_runtime::net::UdpOptions;
+use viewring_transport::specpaxos::{self, Dialect};
 use viewring_transport::{EndpointConfig, HEADER_LEN, Sender};
 
 use super::Timeouts;
@@ -28,6 +29,17 @@ pub struct NodeConfig {
     pub window: u64,
     /// An operation may have so many bytes.
     pub max_operation_bytes: usize,
+    /// A second socket, for clients that speak specpaxos' format. None by default.
+    pub walk_ins: Option<WalkInConfig>,
+}
+
+/// How clients that speak specpaxos' format are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalkInConfig {
+    /// Where they send their requests: this replica's address in their configuration file.
+    pub addr: SocketAddr,
+    /// Which of its two layouts they speak.
+    pub dialect: Dialect,
 }
 
 /// Why a replica or a client cannot start.
@@ -67,6 +79,7 @@ impl NodeConfig {
             datagram_bytes: EndpointConfig::DEFAULT_BUDGET,
             window: options.window,
             max_operation_bytes: options.max_body_bytes,
+            walk_ins: None,
         }
     }
 
@@ -82,6 +95,11 @@ impl NodeConfig {
         self.timeouts
             .fault()
             .map_or(Ok(()), |fault| Err(ConfigError::Value(fault)))?;
+        if let Some(WalkInConfig { addr, .. }) = self.walk_ins
+            && self.replicas.contains(&addr)
+        {
+            return Err(ConfigError::SameAddress(addr));
+        }
         if self.window == 0 {
             return Err(ConfigError::Value("a window of zero"));
         }
@@ -113,6 +131,19 @@ impl NodeConfig {
                 ..default.socket
             },
             ..default
+        }
+    }
+
+    pub(super) fn door_endpoint(&self, walk_ins: &WalkInConfig) -> specpaxos::EndpointConfig {
+        let default = specpaxos::EndpointConfig::default();
+        specpaxos::EndpointConfig {
+            dialect: walk_ins.dialect,
+            max_message: default.max_message.max(2 * self.max_operation_bytes),
+            socket: UdpOptions {
+                recv_buffers: 1024,
+                sends_in_flight: 8192,
+                ..default.socket
+            },
         }
     }
 }

@@ -19,10 +19,14 @@ mod recovering;
 mod round_trips;
 mod timeouts;
 mod view_change;
+mod walk_ins;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use viewring_protocol::{
@@ -31,18 +35,20 @@ use viewring_protocol::{
 };
 use viewring_runtime::random;
 use viewring_runtime::time::{Instant, sleep, timeout_at};
+use viewring_transport::specpaxos::{self, Frame};
 use viewring_transport::{Endpoint, Message as Datum, Sender};
 
 use self::addresses::Addresses;
 use self::bug::FOR_EVER;
 use self::round_trips::{PING_KIND, PONG_KIND, RoundTrips};
+use self::walk_ins::Door;
 use crate::journal::Memory;
 use crate::state_machine::StateMachine;
 use crate::status::{self, Status};
 
 pub use self::bug::{Planted, WaitBug};
 pub(crate) use self::config::group_of;
-pub use self::config::{ConfigError, NodeConfig};
+pub use self::config::{ConfigError, NodeConfig, WalkInConfig};
 pub use self::timeouts::Timeouts;
 
 /// One replica of a group, with its state machine.
@@ -61,6 +67,8 @@ pub struct Node<S> {
     round_trips: RoundTrips,
     replicas: Vec<SocketAddr>,
     clients: Addresses,
+    /// For clients of another format, if they are served.
+    door: Option<Door>,
     /// When upkeep is due: it depends on no role, so no scope of a role holds it.
     upkeep_at: Instant,
     /// When suspicions are forgotten that were not repeated.
@@ -101,7 +109,13 @@ pub trait Observer {
     }
 }
 
-/// At most so many messages are taken in one turn.
+/// What has come, and at which door.
+enum Arrival {
+    Message(Datum),
+    WalkIn(Frame),
+}
+
+/// At most so many messages are taken in one turn, at each door.
 const MESSAGES_PER_TURN: usize = 1024;
 /// How long a taken port is tried again: a ring that died keeps its sockets for some 50 ms.
 const BIND_FOR: Duration = Duration::from_secs(1);
@@ -121,7 +135,17 @@ impl<S: StateMachine> Node<S> {
         let group = config.check()?;
         let incarnation = Incarnation(random());
         let core = Replica::new(config.id, group, config.options(), incarnation);
-        let endpoint = bind_endpoint(&config).await?;
+        let own = config.replicas[config.id.index()];
+        let endpoint = bind(own, |addr| Endpoint::bind(addr, config.endpoint())).await?;
+        let door = match &config.walk_ins {
+            Some(walk_ins) => Some(Door::new(
+                bind(walk_ins.addr, |addr| {
+                    specpaxos::Endpoint::bind(addr, config.door_endpoint(walk_ins))
+                })
+                .await?,
+            )),
+            None => None,
+        };
         let now = Instant::now();
         Ok(Self {
             core,
@@ -133,6 +157,7 @@ impl<S: StateMachine> Node<S> {
             round_trips: RoundTrips::new(config.replicas.len(), now),
             replicas: config.replicas,
             clients: Addresses::new(),
+            door,
             upkeep_at: now + config.timeouts.upkeep,
             votes_expire_at: now + config.timeouts.silence * 2,
             transferred: false,
@@ -214,28 +239,36 @@ impl<S: StateMachine> Node<S> {
 
     /// What `viewring status` shows.
     pub fn status(&self) -> Status {
-        Status::of(&self.core, &self.endpoint, &self.drops)
+        let door = self.door.as_ref().map(|door| door.endpoint.stats());
+        Status::of(&self.core, &self.endpoint, door, &self.drops)
     }
 
     /// Waits until something arrives, takes all of it, and does what is to be done about it. When
     /// upkeep is due it does that.
     async fn turn(&mut self) -> io::Result<Progress> {
-        let message = match timeout_at(self.upkeep_at, self.endpoint.recv()).await {
-            Ok(message) => Some(message?),
+        let arrival = match timeout_at(self.upkeep_at, self.arrival()).await {
+            Ok(arrival) => Some(arrival?),
             Err(_elapsed) => None,
         };
         // From here on nothing is awaited.
         let mut progress = Progress::NONE;
-        match message {
+        match arrival {
             None => progress |= self.keep_up(),
             Some(first) => {
-                progress |= self.take(first);
+                let walk_in = match first {
+                    Arrival::Message(first) => {
+                        progress |= self.take(first);
+                        None
+                    }
+                    Arrival::WalkIn(first) => Some(first),
+                };
                 for _ in 1..MESSAGES_PER_TURN {
                     let Some(message) = self.endpoint.try_recv() else {
                         break;
                     };
                     progress |= self.take(message);
                 }
+                progress |= self.take_walk_ins(walk_in);
             }
         }
         progress |= self.finish_turn();
@@ -261,6 +294,20 @@ impl<S: StateMachine> Node<S> {
         if begins || progress.contains(Progress::COMMITTED) {
             self.committed_at = now;
         }
+    }
+
+    /// Waits until something has come, at either door.
+    async fn arrival(&self) -> io::Result<Arrival> {
+        let mut message = pin!(self.endpoint.recv());
+        let mut walk_in = pin!(self.next_walk_in());
+        poll_fn(|cx| match message.as_mut().poll(cx) {
+            Poll::Ready(message) => Poll::Ready(message.map(Arrival::Message)),
+            Poll::Pending => {
+                let walk_in = walk_in.as_mut().poll(cx);
+                walk_in.map(|frame| frame.map(Arrival::WalkIn))
+            }
+        })
+        .await
     }
 
     /// A timeout has expired: lets the protocol act on it.
@@ -362,6 +409,7 @@ impl<S: StateMachine> Node<S> {
         let mut progress = Progress::NONE;
         loop {
             self.execute();
+            progress |= self.take_kept();
             progress |= self.core.flush(&mut self.effects);
             self.perform();
             for durable in std::mem::take(&mut self.durable) {
@@ -411,8 +459,12 @@ impl<S: StateMachine> Node<S> {
                     self.replicas = replicas;
                 }
                 Effect::Reply(reply) => self.reply(&reply),
-                // Nobody has walked in: see `take`.
-                Effect::ReplyWalkIn(_) => {}
+                Effect::ReplyWalkIn(reply) => {
+                    let sent = self.door.as_ref().map(|door| door.reply(&reply));
+                    if let Some(Err(_too_long)) = sent {
+                        self.drops.too_long += 1;
+                    }
+                }
                 Effect::Persist(order) => {
                     let durable = self.journal.write(order);
                     self.durable.push(durable);
@@ -474,11 +526,14 @@ impl<S: StateMachine> Node<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Never {}
 
-async fn bind_endpoint(config: &NodeConfig) -> Result<Endpoint, ConfigError> {
-    let addr = config.replicas[usize::from(config.id.0)];
+/// Opens a socket; a port that is taken is tried again for a while.
+async fn bind<E>(
+    addr: SocketAddr,
+    open: impl Fn(SocketAddr) -> io::Result<E>,
+) -> Result<E, ConfigError> {
     let give_up_at = Instant::now() + BIND_FOR;
     loop {
-        match Endpoint::bind(addr, config.endpoint()) {
+        match open(addr) {
             Ok(endpoint) => return Ok(endpoint),
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up_at =>
