@@ -1,7 +1,7 @@
 //! Draws charts with few lines, each of which says what it is, as SVG.
 //!
-//! Elements and their attributes are written by hand: what a plotting library adds to that, axes and
-//! legends, is what these charts want otherwise.
+//! Elements and their attributes are written by hand: what a plotting library adds to that, axes
+//! and legends, is what these charts want otherwise.
 
 use std::fmt::{self, Write as _};
 
