@@ -64,6 +64,15 @@ bugs! {
     DeadGroupBelieved = "a dead group is believed",
     /// Who has given a view up says so once.
     VoteNotRenewed = "a vote is not renewed between views",
+    /// The log is cut when a checkpoint is ordered, not when it is complete.
+    CutBeforeCheckpoint = "the log is cut before its checkpoint is there",
+    /// A checkpoint is restored without its client table.
+    TableNotInCheckpoint = "the client table is not restored",
+    /// The log of a newer view begins with a checkpoint: the old log goes when that is there, and
+    /// not when all of the new one is.
+    CheckpointDropsTail = "a checkpoint replaces the log before the rest is there",
+    /// A checkpoint is used, whatever bytes it has.
+    DigestIgnored = "a checkpoint of other bytes is used",
 }
 
 #[cfg(test)]

@@ -4,14 +4,17 @@
 //! that a view change cut off was never in it. What is in the log and not executed yet is found
 //! in [`InFlight`], which is rebuilt whenever a log is installed.
 
+use crate::frozen::{Run, Unread};
 use crate::ids::{ClientId, OpNumber, RequestNumber};
 use crate::log::{Entry, Kind};
 use crate::message::{Outcome, Request};
 use crate::walk_ins::{self, WalkIns};
+use crate::wire::{self, Input};
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 /// What is remembered of a registered client.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Client {
     session: OpNumber,
     number: RequestNumber,
@@ -161,6 +164,75 @@ impl ClientTable {
             Some(_) | None => Some(Outcome::NoSession),
         }
     }
+}
+
+/// The table as it was at some moment, to be written into a checkpoint. Outcomes are shared.
+///
+/// As bytes: the number of sessions, then each in the order of their clients' ids; and the same of
+/// walk-ins.
+pub(crate) struct Frozen {
+    sessions: Run<(ClientId, Client)>,
+    walk_ins: walk_ins::Frozen,
+}
+
+impl Frozen {
+    /// Appends about so many bytes; whether there are more.
+    pub(crate) fn write(&mut self, budget_bytes: usize, out: &mut Vec<u8>) -> bool {
+        self.sessions.write(budget_bytes, out, put_client) || self.walk_ins.write(budget_bytes, out)
+    }
+}
+
+impl ClientTable {
+    /// The table as it is now.
+    pub(crate) fn freeze(&self) -> Frozen {
+        let clients = self.clients.iter();
+        Frozen {
+            sessions: clients.map(|(&id, client)| (id, client.clone())).collect(),
+            walk_ins: self.walk_ins.freeze(),
+        }
+    }
+
+    /// The table that these bytes begin with, and where it ends; none if they do not.
+    pub(crate) fn thaw<'a>(
+        read: impl Fn(u64, usize) -> &'a [u8],
+        capacity: usize,
+    ) -> Option<(Self, u64)> {
+        let mut bytes = Unread::new(read);
+        let mut table = Self::new(capacity);
+        for _ in 0..bytes.count()? {
+            let (id, client) = bytes.parse(get_client)?;
+            let last = table.clients.last_key_value();
+            let in_order = last.is_none_or(|(last, _)| *last < id);
+            let fresh = table.ages.insert(client.last_op, id).is_none();
+            if !in_order || !fresh || client.session > client.last_op {
+                return None;
+            }
+            table.clients.insert(id, client);
+        }
+        table.walk_ins = WalkIns::thaw(&mut bytes, capacity)?;
+        Some((table, bytes.at()))
+    }
+}
+
+fn put_client((id, client): &(ClientId, Client), out: &mut Vec<u8>) {
+    let numbers = [id.0, client.session.0, client.number.0, client.last_op.0];
+    wire::put_numbers(out, &numbers);
+    wire::put_outcome(out, &client.outcome);
+}
+
+fn get_client(input: &mut Input<'_>) -> Option<(ClientId, Client)> {
+    let id = ClientId(input.number().ok()?);
+    let client = Client {
+        session: input.op().ok()?,
+        number: RequestNumber(input.number().ok()?),
+        last_op: input.op().ok()?,
+        outcome: wire::get_outcome(input).ok()?,
+    };
+    let is_executed = matches!(
+        client.outcome,
+        Outcome::Result(_) | Outcome::Registered { .. }
+    );
+    is_executed.then_some((id, client))
 }
 
 /// A client's part of the log's unexecuted tail.

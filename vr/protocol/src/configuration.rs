@@ -115,6 +115,18 @@ pub struct Options {
     pub page_budget_bytes: usize,
     /// A request with a larger body is refused.
     pub max_body_bytes: usize,
+    /// A checkpoint is due after so many operations; 0: never. It and `checkpoint_bytes` should be
+    /// the same at all replicas of a group. If they are not, nothing breaks, but a checkpoint that
+    /// was begun to be fetched from one replica cannot be had from another.
+    pub checkpoint_interval: u64,
+    /// A checkpoint is due, too, when the operations since the last time take so many bytes.
+    pub checkpoint_bytes: u64,
+    /// So many entries behind the last checkpoint are kept for backups that are a little late, but
+    /// not while the log takes more than `checkpoint_bytes`.
+    pub checkpoint_keep: u64,
+    /// What other replicas fetch, pages and pieces of checkpoints, takes so many bytes from one
+    /// [`refill`](crate::Replica::refill) to the next, and one page or piece more.
+    pub transfer_budget_bytes: usize,
 }
 
 impl Default for Options {
@@ -124,6 +136,10 @@ impl Default for Options {
             prepare_budget_bytes: 32 * 1024,
             page_budget_bytes: 48 * 1024,
             max_body_bytes: 32 * 1024,
+            checkpoint_interval: 100_000,
+            checkpoint_bytes: 64 * 1024 * 1024,
+            checkpoint_keep: 20_000,
+            transfer_budget_bytes: 1024 * 1024,
         }
     }
 }

@@ -54,6 +54,10 @@ reasons! {
     BufferFull = "buffer full",
     /// A GetState for what we cannot give.
     CannotServe = "cannot serve",
+    /// A checkpoint that we do not need, or that is no step forward.
+    UselessCheckpoint = "useless checkpoint",
+    /// The bytes of a checkpoint are not those that were promised.
+    BadCheckpoint = "bad checkpoint",
     /// A request older than the client's last one.
     OldRequest = "old request",
     /// A request that is in the log and not executed yet.

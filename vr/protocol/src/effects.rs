@@ -1,5 +1,6 @@
 //! What the caller must now do, in order.
 
+use crate::checkpoint::{Draft, Restore};
 use crate::ids::{ClientId, Incarnation, OpNumber, ReplicaId, RequestNumber, View};
 use crate::message::{Message, Reply};
 use alloc::rc::Rc;
@@ -25,6 +26,10 @@ pub enum Effect {
     ReplyWalkIn(WalkInReply),
     /// Write part of the log.
     Persist(Persist),
+    /// Take a checkpoint.
+    Checkpoint(Draft),
+    /// Read a checkpoint into the state machine.
+    Restore(Restore),
 }
 
 /// The answer to a walk-in: the result of what it asked, committed.
@@ -85,14 +90,24 @@ impl Effects {
         self.queue.push(Effect::ReplyWalkIn(reply));
     }
 
+    pub(crate) fn checkpoint(&mut self, draft: Draft) {
+        self.queue.push(Effect::Checkpoint(draft));
+    }
+
+    pub(crate) fn restore(&mut self, restore: Restore) {
+        self.queue.push(Effect::Restore(restore));
+    }
+
     pub(crate) fn persist(&mut self, persist: Persist) {
         self.queue.push(Effect::Persist(persist));
     }
 }
 
 /// An order to the journal: from `first` on, the log now reads as the replica's log does up to
-/// `last`, and it is the log of `log_view`. What the journal holds from `first` on is
-/// superseded. `last` may be `first - 1`: then only the log view changes (and the rest is cut).
+/// `last`, and it is the log of `log_view`. What the journal holds from `first` on is superseded.
+/// If `first` does not follow what the journal holds, the log begins there, behind the checkpoint
+/// that was last restored. `last` may be `first - 1`: then only the log view changes (and the rest
+/// is cut).
 ///
 /// There is one way to acknowledge entries: make them durable, call [`Persist::written`], hand
 /// the token to [`Replica::on_durable`](crate::Replica::on_durable). Orders are to be
@@ -157,7 +172,7 @@ impl Progress {
     pub const HEARD_QUORUM: Self = Self(1 << 2);
     /// A `Prepare` was emitted: no heartbeat is due.
     pub const PREPARED: Self = Self(1 << 3);
-    /// A page of entries that we asked for has arrived and was used.
+    /// A page of entries, or a piece of a checkpoint, that we asked for has arrived and was used.
     pub const TRANSFERRED: Self = Self(1 << 4);
     /// Status, view or role changed: the role's timeouts are void.
     pub const ROLE_CHANGED: Self = Self(1 << 5);

@@ -17,6 +17,9 @@
 //!    [`Persist::written`] to [`Replica::on_durable`]: nothing is acknowledged before.
 //! 4. While [`Replica::next_to_apply`] returns an entry, execute it and hand the result to
 //!    [`Replica::applied`].
+//! 5. A [`Draft`] is an order to take a checkpoint: freeze the state machine, tell
+//!    [`Replica::checkpoint_begun`], write the draft in the background, hand it to
+//!    [`Replica::on_checkpoint`]. A [`Restore`] is the way back.
 //!
 //! Each timeout that expires is one method (`heartbeat`, `suspect_primary`, …; see [`Replica`]);
 //! it is followed by a flush, as a message is. What restarts or ends a timeout is told by
@@ -25,8 +28,8 @@
 //! Every remote byte is hostile: a message that does not fit is counted by its reason
 //! ([`Ignored`]) and dropped. Assertions guard our own invariants only, and stay on in release.
 //!
-//! Still to come: recovery, checkpoints, reads at backups, reconfiguration (`recovery.rs`,
-//! `checkpoint.rs`, `reads.rs`, `reconfiguration.rs` under `replica/`). Conscious differences
+//! Still to come: recovery, reads at backups, reconfiguration (`recovery.rs`, `reads.rs`,
+//! `reconfiguration.rs` under `replica/`). Conscious differences
 //! from the paper are listed in `DEVIATIONS.md`.
 
 #![no_std]
@@ -37,11 +40,13 @@ extern crate alloc;
 extern crate std;
 
 mod bug;
+mod checkpoint;
 mod client;
 mod client_table;
 mod configuration;
 mod counters;
 mod effects;
+mod frozen;
 mod ids;
 mod log;
 mod message;
@@ -51,6 +56,7 @@ mod walk_ins;
 pub mod wire;
 
 pub use bug::Bug;
+pub use checkpoint::{Checkpoint, Digest, Draft, Restore, Summary};
 pub use client::{Answer, Session, SessionError, Target};
 pub use configuration::{Configuration, ConfigurationError, Options};
 pub use counters::{Counters, Ignored};
@@ -58,8 +64,8 @@ pub use effects::{Durable, Effect, Effects, Persist, Progress, WalkInReply};
 pub use ids::{Checksum, ClientId, Incarnation, Nonce, OpNumber, ReplicaId, RequestNumber, View};
 pub use log::{Entry, Header, Kind, Tail};
 pub use message::{
-    Commit, DoViewChange, GetState, Hello, Message, NewState, Outcome, Prepare, PrepareOk, Reply,
-    Request, StartView, StartViewChange,
+    CheckpointChunk, Commit, DoViewChange, GetCheckpoint, GetState, Hello, Message, NewState,
+    Outcome, Prepare, PrepareOk, Reply, Request, StartView, StartViewChange,
 };
 pub use quorum::ReplicaSet;
-pub use replica::{Replica, Role, Status, WaitingReason};
+pub use replica::{CheckpointCounts, Replica, Role, Status, WaitingReason};

@@ -139,6 +139,12 @@ impl Entry {
         }
     }
 
+    /// About how many bytes it takes in memory. The same everywhere: checkpoints are due by it.
+    pub(crate) fn weight(&self) -> u64 {
+        const FIXED: u64 = 128;
+        u64::try_from(self.body.len()).map_or(u64::MAX, |len| len.saturating_add(FIXED))
+    }
+
     /// About how many bytes it takes on the wire.
     pub(crate) fn size(&self) -> usize {
         crate::wire::ENTRY_MIN_BYTES + self.body.len()
@@ -211,6 +217,8 @@ pub(crate) struct Log {
     base: OpNumber,
     base_header: Header,
     entries: VecDeque<Entry>,
+    /// That of all entries.
+    weight: u64,
 }
 
 impl Log {
@@ -224,7 +232,18 @@ impl Log {
             base: OpNumber::ZERO,
             base_header,
             entries: VecDeque::new(),
+            weight: 0,
         }
+    }
+
+    /// The last entry that was cut off in front.
+    pub(crate) fn base(&self) -> OpNumber {
+        self.base
+    }
+
+    /// About how many bytes the entries take in memory.
+    pub(crate) fn weight(&self) -> u64 {
+        self.weight
     }
 
     /// The last entry's op-number.
@@ -297,7 +316,31 @@ impl Log {
     pub(crate) fn append(&mut self, entry: Entry) {
         assert_eq!(entry.op, self.op().next(), "the log has no gaps");
         assert_eq!(entry.parent, self.head(), "the log is a chain");
+        self.weight += entry.weight();
         self.entries.push_back(entry);
+    }
+
+    /// Cuts off the first entry.
+    pub(crate) fn cut_first(&mut self) {
+        let first = self.entries.pop_front().expect("there is an entry");
+        self.weight -= first.weight();
+        self.base = first.op;
+        self.base_header = first.header();
+    }
+
+    /// Begins behind the entry at `op`, which has this header: keeps what follows it, if it is
+    /// here, and nothing otherwise.
+    pub(crate) fn begin_behind(&mut self, op: OpNumber, header: Header) {
+        if self.header(op) == Some(header) {
+            while self.base < op {
+                self.cut_first();
+            }
+        } else {
+            self.base = op;
+            self.base_header = header;
+            self.entries.clear();
+            self.weight = 0;
+        }
     }
 
     /// Replaces everything above `common` at once.
@@ -307,7 +350,10 @@ impl Log {
             "the common prefix is within the log"
         );
         let keep = usize::try_from(common.distance_from(self.base)).expect("within the log");
-        self.entries.truncate(keep);
+        while self.entries.len() > keep {
+            let cut = self.entries.pop_back().expect("there are more");
+            self.weight -= cut.weight();
+        }
         for entry in suffix {
             self.append(entry);
         }
@@ -387,6 +433,37 @@ mod tests {
         let suffix = theirs.page(OpNumber(1), theirs.op(), usize::MAX);
         mine.replace_above(OpNumber(1), suffix);
         assert_eq!(mine.head(), theirs.head());
+    }
+
+    #[test]
+    fn what_was_cut_off_in_front_is_known_by_the_last_header() {
+        let mut cut = log(&[b"a", b"b", b"c"]);
+        let before = cut.weight();
+        cut.cut_first();
+        assert_eq!(cut.base(), OpNumber(1));
+        assert!(cut.get(OpNumber(1)).is_none() && cut.checksum(OpNumber(1)).is_some());
+        assert!(cut.checksum(OpNumber(0)).is_none());
+        assert_eq!(cut.head(), log(&[b"a", b"b", b"c"]).head());
+        assert!(cut.weight() < before);
+        assert_eq!(cut.page(OpNumber(0), cut.op(), usize::MAX), []);
+        cut.cut_first();
+        cut.cut_first();
+        assert_eq!((cut.op(), cut.weight()), (OpNumber(3), 0));
+    }
+
+    #[test]
+    fn a_log_that_begins_behind_another_entry_keeps_nothing() {
+        let whole = log(&[b"a", b"b", b"c"]);
+        let header = whole.header(OpNumber(2)).expect("there");
+        let mut same = log(&[b"a", b"b", b"c"]);
+        same.begin_behind(OpNumber(2), header);
+        assert_eq!((same.base(), same.op()), (OpNumber(2), OpNumber(3)));
+        let mut other = log(&[b"a", b"x", b"c"]);
+        other.begin_behind(OpNumber(2), header);
+        assert_eq!((other.base(), other.op()), (OpNumber(2), OpNumber(2)));
+        let mut short = log(&[]);
+        short.begin_behind(OpNumber(2), header);
+        assert_eq!(short.head(), header.checksum);
     }
 
     #[test]

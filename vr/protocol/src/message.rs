@@ -3,6 +3,7 @@
 //! The sender's id (the paper's `i`) is not in a message: the transport knows it, and hands it
 //! to [`Replica::on_message`](crate::Replica::on_message).
 
+use crate::checkpoint::Summary;
 use crate::ids::{Checksum, ClientId, Incarnation, Nonce, OpNumber, RequestNumber, View};
 use crate::log::{Entry, Kind, Tail};
 use alloc::rc::Rc;
@@ -33,6 +34,10 @@ pub enum Message {
     NewState(NewState),
     /// Replica to all, while a group forms.
     Hello(Hello),
+    /// A replica that fetches a checkpoint to another.
+    GetCheckpoint(GetCheckpoint),
+    /// The answer to `GetCheckpoint`, and to a `GetState` for what is behind a checkpoint.
+    CheckpointChunk(CheckpointChunk),
 }
 
 /// A client asks for an operation, or to be registered (VRR §4.1, step 1).
@@ -195,9 +200,37 @@ pub struct Hello {
     pub view: View,
 }
 
+/// Asks for a piece of a checkpoint. Not in the paper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GetCheckpoint {
+    /// The sender's view.
+    pub view: View,
+    /// To be repeated in the answer.
+    pub nonce: Nonce,
+    /// Of which checkpoint.
+    pub summary: Summary,
+    /// Where the piece begins: how much of it the sender has.
+    pub offset: u64,
+}
+
+/// A piece of a checkpoint; or the offer of one, if it has no bytes. Not in the paper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointChunk {
+    /// The sender's view.
+    pub view: View,
+    /// That of the question.
+    pub nonce: Nonce,
+    /// Of which checkpoint.
+    pub summary: Summary,
+    /// Where the piece begins.
+    pub offset: u64,
+    /// The piece.
+    pub bytes: Rc<[u8]>,
+}
+
 impl Message {
     /// The group whose messages it belongs to, as the root of its logs. None: what else it
-    /// carries, a checksum of the log or a nonce, fits in one group only.
+    /// carries, a checksum of the log, a digest or a nonce, fits in one group only.
     pub fn root(&self) -> Option<Checksum> {
         match self {
             Self::Prepare(Prepare { root, .. })
@@ -206,6 +239,7 @@ impl Message {
             | Self::DoViewChange(DoViewChange { root, .. })
             | Self::StartView(StartView { root, .. }) => Some(*root),
             Self::PrepareOk(_) | Self::GetState(_) | Self::NewState(_) => None,
+            Self::GetCheckpoint(_) | Self::CheckpointChunk(_) => None,
             Self::Request(_) | Self::Reply(_) | Self::Hello(_) => None,
         }
     }
@@ -224,6 +258,8 @@ impl Message {
             Self::GetState(_) => "GetState",
             Self::NewState(_) => "NewState",
             Self::Hello(_) => "Hello",
+            Self::GetCheckpoint(_) => "GetCheckpoint",
+            Self::CheckpointChunk(_) => "CheckpointChunk",
         }
     }
 }

@@ -11,14 +11,17 @@
 //! their own: they cannot drive out sessions, whatever ids they make up.
 
 use crate::effects::WalkInReply;
+use crate::frozen::{Run, Unread};
 use crate::ids::{ClientId, OpNumber, RequestNumber, View};
 use crate::log::Entry;
 use crate::message::Request;
+use crate::wire::{self, Input};
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 
 /// What is remembered of a walk-in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Client {
     number: RequestNumber,
     /// Where its last request is in the log, and of which view.
@@ -140,6 +143,60 @@ impl WalkIns {
             self.ages.insert(last, id);
         }
     }
+}
+
+/// The walk-ins as they were at some moment, to be written into a checkpoint.
+pub(crate) struct Frozen(Run<(ClientId, Client)>);
+
+impl Frozen {
+    /// Appends about so many bytes; whether there are more.
+    pub(crate) fn write(&mut self, budget_bytes: usize, out: &mut Vec<u8>) -> bool {
+        self.0.write(budget_bytes, out, put_client)
+    }
+}
+
+impl WalkIns {
+    pub(crate) fn freeze(&self) -> Frozen {
+        let clients = self.clients.iter();
+        Frozen(clients.map(|(&id, client)| (id, client.clone())).collect())
+    }
+
+    /// What was frozen; none if these bytes are not that.
+    pub(crate) fn thaw<'a, F: Fn(u64, usize) -> &'a [u8]>(
+        bytes: &mut Unread<F>,
+        capacity: usize,
+    ) -> Option<Self> {
+        let mut table = Self::new(capacity);
+        for _ in 0..bytes.count()? {
+            let (id, client) = bytes.parse(get_client)?;
+            let last = table.clients.last_key_value();
+            let in_order = last.is_none_or(|(last, _)| *last < id);
+            let fresh = table.ages.insert(client.op, id).is_none();
+            if !in_order || !fresh {
+                return None;
+            }
+            table.kept_bytes += client.result.len();
+            table.clients.insert(id, client);
+        }
+        Some(table)
+    }
+}
+
+fn put_client((id, client): &(ClientId, Client), out: &mut Vec<u8>) {
+    let numbers = [id.0, client.number.0, client.op.0, client.view.0];
+    wire::put_numbers(out, &numbers);
+    wire::put_bytes(out, &client.result);
+}
+
+fn get_client(input: &mut Input<'_>) -> Option<(ClientId, Client)> {
+    let id = ClientId(input.number().ok()?);
+    let client = Client {
+        number: RequestNumber(input.number().ok()?),
+        op: input.op().ok()?,
+        view: input.view().ok()?,
+        result: input.bytes().ok()?,
+    };
+    Some((id, client))
 }
 
 impl Client {

@@ -4,11 +4,12 @@
 //! of entries is written without op-numbers, parents and checksums but the first: decoding
 //! computes them, so that what comes out is chained.
 
+use crate::checkpoint::{Digest, Summary};
 use crate::ids::{Checksum, ClientId, Incarnation, Nonce, OpNumber, RequestNumber, View};
 use crate::log::{Entry, Header, Kind, Tail};
 use crate::message::{
-    Commit, DoViewChange, GetState, Hello, Message, NewState, Outcome, Prepare, PrepareOk, Reply,
-    Request, StartView, StartViewChange,
+    CheckpointChunk, Commit, DoViewChange, GetCheckpoint, GetState, Hello, Message, NewState,
+    Outcome, Prepare, PrepareOk, Reply, Request, StartView, StartViewChange,
 };
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -38,6 +39,10 @@ pub mod kind {
     pub const NEW_STATE: u8 = 10;
     /// [`Hello`](crate::Hello).
     pub const HELLO: u8 = 11;
+    /// [`GetCheckpoint`](crate::GetCheckpoint).
+    pub const GET_CHECKPOINT: u8 = 14;
+    /// [`CheckpointChunk`](crate::CheckpointChunk).
+    pub const CHECKPOINT_CHUNK: u8 = 15;
 }
 
 /// An entry in a run: view, client, session, number, kind, length, body.
@@ -88,6 +93,8 @@ impl Message {
             Self::GetState(_) => kind::GET_STATE,
             Self::NewState(_) => kind::NEW_STATE,
             Self::Hello(_) => kind::HELLO,
+            Self::GetCheckpoint(_) => kind::GET_CHECKPOINT,
+            Self::CheckpointChunk(_) => kind::CHECKPOINT_CHUNK,
         }
     }
 }
@@ -148,6 +155,17 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
             put_entries(out, entries);
         }
         Message::Hello(hello) => put_hello(out, hello),
+        Message::GetCheckpoint(get) => {
+            put_numbers(out, &[get.view.0, get.nonce.0]);
+            put_summary(out, &get.summary);
+            put_numbers(out, &[get.offset]);
+        }
+        Message::CheckpointChunk(chunk) => {
+            put_numbers(out, &[chunk.view.0, chunk.nonce.0]);
+            put_summary(out, &chunk.summary);
+            put_numbers(out, &[chunk.offset]);
+            put_bytes(out, &chunk.bytes);
+        }
     }
 }
 
@@ -164,7 +182,11 @@ pub fn encode_request(request: &Request, out: &mut Vec<u8>) {
 /// Appends the bytes of a reply.
 pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
     put_numbers(out, &[reply.view.0, reply.client.0, reply.number.0]);
-    match &reply.outcome {
+    put_outcome(out, &reply.outcome);
+}
+
+pub(crate) fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
+    match outcome {
         Outcome::Registered { session } => {
             out.push(0);
             put_numbers(out, &[session.0]);
@@ -253,24 +275,38 @@ fn decode_one(kind: u8, input: &mut Input<'_>) -> Result<Message, WireError> {
             })
         }
         kind::HELLO => Message::Hello(get_hello(input)?),
+        kind::GET_CHECKPOINT => Message::GetCheckpoint(get_get_checkpoint(input)?),
+        kind::CHECKPOINT_CHUNK => Message::CheckpointChunk(get_checkpoint_chunk(input)?),
         unknown => return Err(WireError::UnknownKind(unknown)),
     })
 }
 
-fn put_numbers(out: &mut Vec<u8>, numbers: &[u64]) {
+pub(crate) fn put_numbers(out: &mut Vec<u8>, numbers: &[u64]) {
     for number in numbers {
         out.extend_from_slice(&number.to_le_bytes());
     }
 }
 
-fn put_count(out: &mut Vec<u8>, count: usize) {
+pub(crate) fn put_count(out: &mut Vec<u8>, count: usize) {
     let count = u32::try_from(count).expect("our own messages are far smaller than 4 GiB");
     out.extend_from_slice(&count.to_le_bytes());
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_count(out, bytes.len());
     out.extend_from_slice(bytes);
+}
+
+fn put_summary(out: &mut Vec<u8>, summary: &Summary) {
+    let Summary {
+        op,
+        header,
+        digest,
+        len,
+    } = summary;
+    put_numbers(out, &[op.0, header.view.0, header.checksum.0]);
+    out.extend_from_slice(&digest.0.to_le_bytes());
+    put_numbers(out, &[*len]);
 }
 
 fn put_tail(out: &mut Vec<u8>, tail: &Tail) {
@@ -309,7 +345,7 @@ fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
 }
 
 /// The bytes not read yet.
-struct Input<'a>(&'a [u8]);
+pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Input<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
@@ -339,20 +375,25 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn number(&mut self) -> Result<u64, WireError> {
+    pub(crate) fn number(&mut self) -> Result<u64, WireError> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn view(&mut self) -> Result<View, WireError> {
+    pub(crate) fn view(&mut self) -> Result<View, WireError> {
         self.number().map(View)
     }
 
-    fn op(&mut self) -> Result<OpNumber, WireError> {
+    pub(crate) fn op(&mut self) -> Result<OpNumber, WireError> {
         self.number().map(OpNumber)
     }
 
     fn checksum(&mut self) -> Result<Checksum, WireError> {
         self.number().map(Checksum)
+    }
+
+    /// A count of things that need not be here yet.
+    pub(crate) fn plain_count(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes).ok()
     }
 
     /// A count of things that take at least `each` bytes: no more than there can be.
@@ -367,7 +408,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn bytes(&mut self) -> Result<Rc<[u8]>, WireError> {
+    pub(crate) fn bytes(&mut self) -> Result<Rc<[u8]>, WireError> {
         let len = self.count(1)?;
         self.take(len).map(Rc::from)
     }
@@ -397,17 +438,52 @@ fn get_reply(input: &mut Input<'_>) -> Result<Reply, WireError> {
         view: input.view()?,
         client: ClientId(input.number()?),
         number: RequestNumber(input.number()?),
-        outcome: match input.byte()? {
-            0 => Outcome::Registered {
-                session: input.op()?,
-            },
-            1 => Outcome::Result(input.bytes()?),
-            2 => Outcome::NotPrimary,
-            3 => Outcome::Busy,
-            4 => Outcome::NoSession,
-            5 => Outcome::TooLarge,
-            tag => return Err(WireError::BadTag(tag)),
+        outcome: get_outcome(input)?,
+    })
+}
+
+pub(crate) fn get_outcome(input: &mut Input<'_>) -> Result<Outcome, WireError> {
+    Ok(match input.byte()? {
+        0 => Outcome::Registered {
+            session: input.op()?,
         },
+        1 => Outcome::Result(input.bytes()?),
+        2 => Outcome::NotPrimary,
+        3 => Outcome::Busy,
+        4 => Outcome::NoSession,
+        5 => Outcome::TooLarge,
+        tag => return Err(WireError::BadTag(tag)),
+    })
+}
+
+fn get_summary(input: &mut Input<'_>) -> Result<Summary, WireError> {
+    Ok(Summary {
+        op: input.op()?,
+        header: Header {
+            view: input.view()?,
+            checksum: input.checksum()?,
+        },
+        digest: Digest(u128::from_le_bytes(input.array()?)),
+        len: input.number()?,
+    })
+}
+
+fn get_get_checkpoint(input: &mut Input<'_>) -> Result<GetCheckpoint, WireError> {
+    Ok(GetCheckpoint {
+        view: input.view()?,
+        nonce: Nonce(input.number()?),
+        summary: get_summary(input)?,
+        offset: input.number()?,
+    })
+}
+
+fn get_checkpoint_chunk(input: &mut Input<'_>) -> Result<CheckpointChunk, WireError> {
+    Ok(CheckpointChunk {
+        view: input.view()?,
+        nonce: Nonce(input.number()?),
+        summary: get_summary(input)?,
+        offset: input.number()?,
+        bytes: input.bytes()?,
     })
 }
 

@@ -6,7 +6,7 @@
 //!
 //! | command | meaning |
 //! |---|---|
-//! | `group N [window=W] [page=BYTES]` | N founding members of view 0 |
+//! | `group N [window=W] [page=BYTES] [interval=OPS]` | N founding members of view 0 |
 //! | `register C R` / `request C NUMBER BODY R` | client C asks replica R |
 //! | `deliver [KIND] [A->B] [first]` | delivers what matches of what is on its way; `*` is any |
 //! | `drop …` / `duplicate …` | the same choice, lost or doubled |
@@ -21,8 +21,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::path::Path;
 use viewring_protocol::{
-    Checksum, ClientId, Configuration, Durable, Effect, Effects, Entry, Kind, Message, OpNumber,
-    Options, Outcome, Progress, Replica, ReplicaId, Reply, Request, RequestNumber,
+    Checksum, ClientId, Configuration, Draft, Durable, Effect, Effects, Entry, Kind, Message,
+    OpNumber, Options, Outcome, Progress, Replica, ReplicaId, Reply, Request, RequestNumber,
+    Restore,
 };
 
 /// What no timeout of this test waits for.
@@ -33,6 +34,7 @@ struct Node {
     up: bool,
     disk_holds: bool,
     disk: VecDeque<Durable>,
+    restore: Option<Restore>,
     executed: Vec<String>,
 }
 
@@ -75,6 +77,17 @@ fn describe(message: &Message) -> String {
         Message::StartView(m) => format!("v{} n{} k{}", m.view, m.tail.op(), m.tail.commit()),
         Message::GetState(m) => format!("v{} after n{}", m.view, m.after),
         Message::NewState(m) => format!("v{} n{} k{}", m.view, ops(&m.entries), m.commit),
+        Message::GetCheckpoint(m) => format!("v{} c{} from {}", m.view, m.summary.op, m.offset),
+        Message::CheckpointChunk(m) => match m.bytes.len() {
+            0 => format!("v{} c{} offered", m.view, m.summary.op),
+            len => format!(
+                "v{} c{} {}..{}",
+                m.view,
+                m.summary.op,
+                m.offset,
+                m.offset + u64::try_from(len).expect("small")
+            ),
+        },
         Message::Request(_) | Message::Reply(_) | Message::Hello(_) => String::new(),
     };
     format!("{} {text}", message.name())
@@ -182,6 +195,10 @@ impl Stage {
             match knob.split_once('=').expect("name=value") {
                 ("window", value) => options.window = value.parse().expect("a number"),
                 ("page", value) => options.page_budget_bytes = value.parse().expect("a number"),
+                ("interval", value) => {
+                    options.checkpoint_interval = value.parse().expect("a number");
+                    options.checkpoint_keep = 0;
+                }
                 unknown => panic!("no knob {unknown:?}"),
             }
         }
@@ -194,6 +211,7 @@ impl Stage {
                 up: true,
                 disk_holds: false,
                 disk,
+                restore: None,
                 executed,
             });
         }
@@ -303,6 +321,10 @@ impl Stage {
                 replica.expire_votes();
                 return;
             }
+            "refill" => {
+                replica.refill(&mut effects);
+                Progress::NONE
+            }
             unknown => panic!("no timeout {unknown}"),
         };
         skip(progress);
@@ -320,19 +342,44 @@ impl Stage {
                 skip(node.replica.on_durable(durable, &mut effects));
             }
         }
-        while let Some(entry) = node.replica.next_to_apply() {
-            let body = String::from_utf8_lossy(entry.body()).into_owned();
-            node.executed.push(body);
-            let result = node.executed.concat();
-            node.replica.applied(result.as_bytes(), &mut effects);
+        if let Some(restore) = node.restore.take()
+            && node.replica.is_wanted(&restore)
+        {
+            let state = restore.checkpoint().state(0, usize::MAX);
+            let words = String::from_utf8_lossy(state).into_owned();
+            node.executed = words.split_whitespace().map(String::from).collect();
+            skip(node.replica.restored(&restore, &mut effects));
         }
-        self.perform(which, &mut effects);
+        loop {
+            let node = &mut self.nodes[which];
+            while let Some(entry) = node.replica.next_to_apply() {
+                let body = String::from_utf8_lossy(entry.body()).into_owned();
+                node.executed.push(body);
+                let result = node.executed.concat();
+                node.replica.applied(result.as_bytes(), &mut effects);
+            }
+            if effects.is_empty() {
+                break;
+            }
+            self.perform(which, &mut effects);
+        }
         self.agree(which);
+    }
+
+    /// At once: the state is what was executed, in words.
+    fn take_checkpoint(&mut self, which: usize, mut draft: Draft) {
+        let node = &mut self.nodes[which];
+        let mut effects = Effects::new();
+        node.replica.checkpoint_begun(&draft, &mut effects);
+        while draft.write_clients(100) {}
+        draft.write_state(node.executed.join(" ").as_bytes());
+        node.replica.on_checkpoint(draft);
+        self.perform(which, &mut effects);
     }
 
     fn agree(&mut self, which: usize) {
         let replica = &self.nodes[which].replica;
-        for op in (1..=replica.commit().0).map(OpNumber) {
+        for op in (replica.base().0 + 1..=replica.commit().0).map(OpNumber) {
             let checksum = replica.entry(op).expect("committed").checksum();
             let first = *self.committed.entry(op).or_insert(checksum);
             assert_eq!(first, checksum, "two entries are committed at {op}");
@@ -373,6 +420,8 @@ impl Stage {
                 Effect::Persist(persist) => {
                     self.nodes[which].disk.push_back(persist.written());
                 }
+                Effect::Checkpoint(draft) => self.take_checkpoint(which, draft),
+                Effect::Restore(restore) => self.nodes[which].restore = Some(restore),
             }
         }
     }
@@ -383,7 +432,8 @@ impl Stage {
             .iter()
             .map(|node| {
                 let replica = &node.replica;
-                let log: Vec<_> = (1..=replica.op().0)
+                let base = replica.base();
+                let log: Vec<_> = (base.0 + 1..=replica.op().0)
                     .map(|op| {
                         let entry = replica.entry(OpNumber(op)).expect("in the log");
                         match entry.kind() {
@@ -394,8 +444,12 @@ impl Stage {
                         }
                     })
                     .collect();
+                let cut = match base {
+                    OpNumber::ZERO => String::new(),
+                    base => format!("..{base} "),
+                };
                 format!(
-                    "{}{} {:?} v{} last-normal v{} k{} log [{}] executed [{}]",
+                    "{}{} {:?} v{} last-normal v{} k{} log [{cut}{}] executed [{}]",
                     replica.id(),
                     if node.up { "" } else { " (crashed)" },
                     replica.role(),

@@ -5,13 +5,15 @@
     reason = "most messages are taken as they are"
 )]
 
+mod foreign;
+
 use proptest::prelude::*;
 use viewring_protocol::wire::{self, WireError};
 use viewring_protocol::{
-    Checksum, ClientId, Commit, Configuration, DoViewChange, Effects, Entry, GetState, Header,
-    Hello, Incarnation, Kind, Message, NewState, Nonce, OpNumber, Options, Outcome, Prepare,
-    PrepareOk, Progress, Replica, ReplicaId, Reply, Request, RequestNumber, StartView,
-    StartViewChange, Tail, View,
+    CheckpointChunk, Checksum, ClientId, Commit, Configuration, Digest, DoViewChange, Effect,
+    Effects, Entry, GetCheckpoint, GetState, Header, Hello, Incarnation, Kind, Message, NewState,
+    Nonce, OpNumber, Options, Outcome, Prepare, PrepareOk, Progress, Replica, ReplicaId, Reply,
+    Request, RequestNumber, StartView, StartViewChange, Summary, Tail, View,
 };
 
 /// What no timeout of this test waits for.
@@ -53,6 +55,18 @@ fn tail() -> Tail {
         checksum: Checksum(checksum),
     };
     Tail::new(OpNumber(4), vec![header(5, 6), header(7, 8)]).expect("two headers")
+}
+
+fn summary() -> Summary {
+    Summary {
+        op: OpNumber(7),
+        header: Header {
+            view: View(8),
+            checksum: Checksum(9),
+        },
+        digest: Digest((0x0a << 64) | 0x0b),
+        len: 12,
+    }
 }
 
 /// A number as it must appear, given in little-endian hex digits without its trailing zeros.
@@ -221,6 +235,27 @@ fn golden_bytes() {
             }),
             numbers(&["01", "05"]) + "0101" + "02000000" + &numbers(&["01", "02"]),
         ),
+        (
+            14,
+            Message::GetCheckpoint(GetCheckpoint {
+                view: View(1),
+                nonce: Nonce(4),
+                summary: summary(),
+                offset: 0x0102,
+            }),
+            numbers(&["01", "04", "07", "08", "09", "0b", "0a", "0c", "0201"]),
+        ),
+        (
+            15,
+            Message::CheckpointChunk(CheckpointChunk {
+                view: View(1),
+                nonce: Nonce(4),
+                summary: summary(),
+                offset: 3,
+                bytes: [0xab].into(),
+            }),
+            numbers(&["01", "04", "07", "08", "09", "0b", "0a", "0c", "03"]) + "01000000ab",
+        ),
     ];
     for (kind, message, golden) in cases {
         assert_eq!(message.kind(), kind);
@@ -335,6 +370,21 @@ fn an_outcome() -> impl Strategy<Value = Outcome> {
     ]
 }
 
+prop_compose! {
+    fn a_summary()(op in telling(), view in telling(), sum in telling(), digest in any::<u128>(),
+        len in telling()) -> Summary {
+        let (view, checksum) = (View(view), Checksum(sum));
+        let header = Header { view, checksum };
+        Summary { op: OpNumber(op), header, digest: Digest(digest), len }
+    }
+}
+
+/// What a replica asked for, last.
+enum Asked {
+    Entries(GetState),
+    Piece(GetCheckpoint),
+}
+
 fn a_message() -> impl Strategy<Value = Message> {
     let four = || (telling(), telling(), telling(), telling());
     prop_oneof![
@@ -410,6 +460,30 @@ fn a_message() -> impl Strategy<Value = Message> {
                 commit,
             })
         }),
+        (four(), a_summary()).prop_map(|((view, nonce, offset, _), summary)| {
+            let (view, nonce) = (View(view), Nonce(nonce));
+            Message::GetCheckpoint(GetCheckpoint {
+                view,
+                nonce,
+                summary,
+                offset,
+            })
+        }),
+        (
+            four(),
+            a_summary(),
+            prop::collection::vec(any::<u8>(), 0..5)
+        )
+            .prop_map(|((view, nonce, offset, _), summary, bytes)| {
+                let (view, nonce) = (View(view), Nonce(nonce));
+                Message::CheckpointChunk(CheckpointChunk {
+                    view,
+                    nonce,
+                    summary,
+                    offset,
+                    bytes: bytes.into(),
+                })
+            }),
         (
             four(),
             any::<bool>(),
@@ -431,12 +505,10 @@ fn a_message() -> impl Strategy<Value = Message> {
 /// Makes a lie fit: with the root, the parents and the nonces that the victim will believe.
 fn fit(message: Message, truth: &[Message], victim: &Replica) -> Message {
     let root = victim.group_checksum().unwrap_or_default();
-    let asked = truth.iter().rev().find_map(|message| {
-        if let Message::GetState(get) = message {
-            Some(*get)
-        } else {
-            None
-        }
+    let asked = truth.iter().rev().find_map(|message| match message {
+        Message::GetState(get) => Some(Asked::Entries(*get)),
+        Message::GetCheckpoint(get) => Some(Asked::Piece(*get)),
+        _ => None,
     });
     let rebase = |entries: Vec<Entry>, op: OpNumber, parent: Checksum| {
         let mut parent = parent;
@@ -477,7 +549,7 @@ fn fit(message: Message, truth: &[Message], victim: &Replica) -> Message {
             Message::StartViewChange(StartViewChange { root, ..wish })
         }
         Message::NewState(new) => match asked {
-            Some(get) => {
+            Some(Asked::Entries(get)) => {
                 let entries = rebase(new.entries, get.after, get.checksum);
                 let (view, nonce) = (get.view, get.nonce);
                 Message::NewState(NewState {
@@ -487,8 +559,29 @@ fn fit(message: Message, truth: &[Message], victim: &Replica) -> Message {
                     ..new
                 })
             }
-            None => Message::NewState(new),
+            Some(Asked::Piece(_)) | None => Message::NewState(new),
         },
+        Message::CheckpointChunk(chunk) => {
+            let foreign = foreign::checkpoint();
+            let summary = foreign.summary();
+            let offered = |view, nonce, offset, bytes: &[u8]| {
+                Message::CheckpointChunk(CheckpointChunk {
+                    view,
+                    nonce,
+                    summary,
+                    offset,
+                    bytes: bytes.into(),
+                })
+            };
+            match asked {
+                Some(Asked::Entries(get)) => offered(get.view, get.nonce, 0, &[]),
+                Some(Asked::Piece(get)) => {
+                    let bytes = foreign.bytes(get.offset, 40);
+                    offered(get.view, get.nonce, get.offset, bytes)
+                }
+                None => Message::CheckpointChunk(chunk),
+            }
+        }
         other => other,
     }
 }
@@ -570,14 +663,23 @@ proptest! {
             }
             let progress = progress | victim.flush(&mut effects);
             skip(progress);
-            let mut tokens = Vec::new();
+            let (mut tokens, mut restores, mut drafts) = (Vec::new(), Vec::new(), Vec::new());
             for effect in effects.drain() {
                 match effect {
-                    viewring_protocol::Effect::Send { message, .. }
-                    | viewring_protocol::Effect::Broadcast(message) => said.push(message),
-                    viewring_protocol::Effect::Persist(persist) => tokens.push(persist.written()),
-                    viewring_protocol::Effect::Reply(_)
-                    | viewring_protocol::Effect::ReplyWalkIn(_) => {}
+                    Effect::Send { message, .. }
+                    | Effect::Broadcast(message) => said.push(message),
+                    Effect::Persist(persist) => tokens.push(persist.written()),
+                    Effect::Reply(_) | Effect::ReplyWalkIn(_) => {}
+                    Effect::Restore(restore) => restores.push(restore),
+                    Effect::Checkpoint(draft) => drafts.push(draft),
+                }
+            }
+            for draft in drafts {
+                victim.checkpoint_begun(&draft, &mut effects);
+            }
+            for restore in restores {
+                if victim.is_wanted(&restore) {
+                    skip(victim.restored(&restore, &mut effects));
                 }
             }
             for token in tokens {

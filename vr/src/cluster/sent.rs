@@ -64,6 +64,7 @@ impl Checker {
             Message::Reply(reply) => self.reply(&reply),
             Message::Request(_) | Message::Prepare(_) | Message::Commit(_) => Ok(()),
             Message::StartViewChange(_) | Message::GetState(_) | Message::NewState(_) => Ok(()),
+            Message::GetCheckpoint(_) | Message::CheckpointChunk(_) => Ok(()),
             Message::Hello(_) => Ok(()),
         }
     }

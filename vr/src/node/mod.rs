@@ -30,8 +30,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use viewring_protocol::{
-    Durable, Effect, Effects, Entry, Incarnation, Kind, Message, Progress, Replica, ReplicaId,
-    Reply, Role, View, wire,
+    Draft, Durable, Effect, Effects, Entry, Incarnation, Kind, Message, Progress, Replica,
+    ReplicaId, Reply, Role, View, wire,
 };
 use viewring_runtime::random;
 use viewring_runtime::time::{Instant, sleep, timeout_at};
@@ -92,6 +92,8 @@ pub struct Node<S> {
     drops: status::Drops,
     effects: Effects,
     durable: Vec<Durable>,
+    /// A checkpoint that must be begun before anything else is executed.
+    ordered: Option<Draft>,
     encoded: Vec<u8>,
     result: Vec<u8>,
 }
@@ -171,6 +173,7 @@ impl<S: StateMachine> Node<S> {
             drops: status::Drops::default(),
             effects: Effects::new(),
             durable: Vec::new(),
+            ordered: None,
             encoded: Vec::new(),
             result: Vec::new(),
         })
@@ -322,6 +325,7 @@ impl<S: StateMachine> Node<S> {
         self.upkeep_at = now + self.timeouts.upkeep;
         self.forget_old_votes(now);
         self.measure(now);
+        self.core.refill(&mut self.effects);
         // A view counts as stable only after it has outlived the votes against it, which were cast
         // while it took long to start: else they would end it, and the next one would be given no
         // more time, for ever.
@@ -465,6 +469,8 @@ impl<S: StateMachine> Node<S> {
                         self.drops.too_long += 1;
                     }
                 }
+                Effect::Checkpoint(draft) => self.ordered = Some(draft),
+                Effect::Restore(restore) => self.core.restore_failed(&restore),
                 Effect::Persist(order) => {
                     let durable = self.journal.write(order);
                     self.durable.push(durable);
@@ -472,6 +478,9 @@ impl<S: StateMachine> Node<S> {
             }
         }
         self.effects = effects;
+        if let Some(draft) = self.ordered.take() {
+            self.core.checkpoint_refused(draft, &mut self.effects);
+        }
     }
 
     fn send(&mut self, to: impl IntoIterator<Item = SocketAddr>, message: &Message) {

@@ -1,12 +1,16 @@
 //! One replica: its state, its doors, its invariants.
 
+mod checkpoint;
+mod fetching;
 mod formation;
 mod normal;
+mod serving;
 mod state_transfer;
 mod status;
 mod view_change;
 mod walk_ins;
 
+pub use checkpoint::CheckpointCounts;
 pub use formation::WaitingReason;
 pub use status::{Role, Status};
 
@@ -21,8 +25,11 @@ use crate::message::{Message, Outcome, Reply, Request};
 use crate::quorum::{Acks, ReplicaSet, Votes};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use checkpoint::Checkpoints;
+use fetching::Fetching;
 use formation::Formation;
-use state_transfer::{Nonces, Transfer};
+use serving::Serving;
+use state_transfer::{Front, Nonces, Transfer};
 use view_change::Brought;
 
 /// One replica of the group.
@@ -40,6 +47,7 @@ use view_change::Brought;
 /// | [`resend_view_change`](Self::resend_view_change) | view change | the view has not started |
 /// | [`give_up_view`](Self::give_up_view) | view change, catching up | … for a long while |
 /// | [`resend_get_state`](Self::resend_get_state) | catching up, backup | no page has arrived |
+/// | [`refill`](Self::refill) | any | periodic, often |
 /// | [`expire_votes`](Self::expire_votes) | members | periodic, twice the silence or more |
 /// | [`announce`](Self::announce) | recovering | periodic |
 #[derive(Debug)]
@@ -90,6 +98,9 @@ pub struct Replica {
     start_view_asked: bool,
     nonces: Nonces,
     transfer: Option<Transfer>,
+    fetching: Fetching,
+    serving: Serving,
+    checkpoints: Checkpoints,
 
     formation: Formation,
 
@@ -141,6 +152,9 @@ impl Replica {
             start_view_asked: false,
             nonces: Nonces::new(incarnation),
             transfer: None,
+            fetching: Fetching::default(),
+            serving: Serving::new(options.transfer_budget_bytes),
+            checkpoints: Checkpoints::default(),
             formation: Formation::new(id, &group, incarnation),
             bug: None,
         };
@@ -216,6 +230,8 @@ impl Replica {
             Message::StartView(start) => self.on_start_view(from, start, effects),
             Message::GetState(get) => self.on_get_state(from, get, effects),
             Message::NewState(new) => self.on_new_state(from, new, effects),
+            Message::GetCheckpoint(get) => self.on_get_checkpoint(from, get, effects),
+            Message::CheckpointChunk(chunk) => self.on_checkpoint_chunk(from, chunk, effects),
             Message::Request(_) | Message::Reply(_) | Message::Hello(_) => {
                 self.ignore(Ignored::NotForReplicas)
             }
@@ -226,6 +242,8 @@ impl Replica {
     /// after each timeout.
     pub fn flush(&mut self, effects: &mut Effects) -> Progress {
         self.invariants();
+        self.trim();
+        self.drop_useless();
         let ordered = self.flush_persist(effects);
         let progress = match self.role() {
             Role::Primary => {
@@ -291,9 +309,10 @@ impl Replica {
         progress
     }
 
-    /// The next committed entry that the state machine must execute.
+    /// The next committed entry that the state machine must execute. None, too, while a
+    /// checkpoint was ordered and not begun.
     pub fn next_to_apply(&self) -> Option<&Entry> {
-        if self.applied == self.commit {
+        if self.applied == self.commit || self.checkpoints.is_ordered() {
             None
         } else {
             self.log.get(self.applied.next())
@@ -313,8 +332,8 @@ impl Replica {
             .expect("an entry was to be executed")
             .clone();
         if entry.kind() == Kind::WalkIn {
-            self.finish(&entry, None, effects);
             self.walk_in_applied(&entry, result, effects);
+            self.finish(&entry, None, effects);
             self.apply_own(effects);
             return self.invariants();
         }
@@ -352,6 +371,7 @@ impl Replica {
         {
             self.reply(entry.client(), entry.number(), outcome, effects);
         }
+        self.order_checkpoint_if_due(entry, effects);
     }
 
     fn reply(
@@ -390,9 +410,13 @@ impl Replica {
         Progress::COMMITTED
     }
 
-    /// Replaces everything above `common` by the log of the present view, and is normal.
-    fn install(&mut self, common: OpNumber, suffix: Vec<Entry>, commit: OpNumber) {
+    /// Replaces everything behind `front` by the log of the present view, and is normal.
+    fn install(&mut self, front: Front, suffix: Vec<Entry>, commit: OpNumber) {
         assert_eq!(self.status, Status::ViewChange);
+        let common = match front {
+            Front::Common(common) => common,
+            Front::Checkpoint => self.begin_behind_fetched(),
+        };
         assert!(common >= self.commit, "what is committed is never replaced");
         assert!(self.log_view < self.view, "a view's log is installed once");
         let keeps_tail = self.has(Bug::TailAckedUnproven) && suffix.is_empty();
@@ -414,7 +438,7 @@ impl Replica {
             self.in_flight.merge(was_in_flight);
         }
         self.durable = OpNumber::ZERO;
-        self.persisted = self.persisted.min(common);
+        self.persisted = self.persisted.min(common).max(self.log.base());
         self.persist_due = true;
         self.prepared = self.log.op();
         self.acks = Acks::default();
@@ -445,6 +469,10 @@ impl Replica {
         );
         assert!(self.commit <= op, "what is committed is in the log");
         assert!(self.commit <= self.commit_heard);
+        assert!(
+            self.log.base() <= self.applied,
+            "what is cut off was executed"
+        );
         assert!(
             self.log_view <= self.view,
             "a log is of a view that was joined"

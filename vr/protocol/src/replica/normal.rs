@@ -97,7 +97,8 @@ impl Replica {
             return self.ignore(Ignored::BeyondLog);
         }
         let is_ours = self.log.checksum(ok.op) == Some(ok.checksum);
-        if !is_ours && !self.has(Bug::AckWithoutChecksum) {
+        let is_cut_off = ok.op < self.log.base();
+        if !is_ours && !is_cut_off && !self.has(Bug::AckWithoutChecksum) {
             return self.ignore(Ignored::Diverged);
         }
         let holder = if self.has(Bug::AckCountedWithoutId) {
@@ -105,7 +106,11 @@ impl Replica {
         } else {
             from
         };
-        self.acks.acknowledge(holder, ok.op);
+        // What is cut off is committed, and cannot be compared: who acknowledges no more than that
+        // is far behind, but it hears us.
+        if !is_cut_off {
+            self.acks.acknowledge(holder, ok.op);
+        }
         self.heard.insert(from);
         let mut progress = self.advance_commit(effects);
         if self.heard.len() >= self.group.failures() {
@@ -271,6 +276,8 @@ impl Replica {
         for entry in entries {
             if entry.op() > self.log.op().next() {
                 self.keep_one_early(entry);
+            } else if entry.op() < self.log.base() {
+                // A checkpoint has it.
             } else if entry.op() <= self.log.op() {
                 if self.log.checksum(entry.op()) != Some(entry.checksum()) {
                     return self.counters.count(Ignored::Diverged);
@@ -326,10 +333,11 @@ impl Replica {
         }
         self.ack_due = false;
         let (view, op) = (self.view, self.durable);
-        let checksum = self
-            .log
-            .checksum(op)
-            .expect("what is durable is in the log");
+        let Some(checksum) = self.log.checksum(op) else {
+            // A log that begins with a checkpoint was installed, and nothing of it is durable.
+            assert!(op < self.log.base(), "what is durable is in the log");
+            return Progress::NONE;
+        };
         effects.send(
             self.primary(),
             Message::PrepareOk(PrepareOk { view, op, checksum }),

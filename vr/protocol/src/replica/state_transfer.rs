@@ -4,14 +4,19 @@
 //! collects that view's log *beside* its own, from the last entry that both have, and installs
 //! it at once when it is complete: until then its old log is all that it has to bring into a
 //! further view change, and it may hold the only other copy of a committed entry.
+//!
+//! What is asked for may be cut off. Then a checkpoint is fetched first (`fetching.rs`), and what
+//! follows it. It is not used before everything is here, for the same reason.
 
 use super::{Replica, Role, Status};
 use crate::bug::Bug;
+use crate::checkpoint::{Checkpoint, Restore};
 use crate::counters::Ignored;
 use crate::effects::{Effects, Progress};
 use crate::ids::{Checksum, Incarnation, Nonce, OpNumber, ReplicaId};
 use crate::log::{Entry, Tail, is_chained};
 use crate::message::{GetState, Message, NewState};
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -30,7 +35,7 @@ impl Nonces {
         }
     }
 
-    fn fresh(&mut self) -> Nonce {
+    pub(super) fn fresh(&mut self) -> Nonce {
         self.count = self.count.wrapping_add(1);
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&self.incarnation.0.to_le_bytes());
@@ -42,20 +47,34 @@ impl Nonces {
 /// Entries that are being fetched.
 #[derive(Debug)]
 pub(super) struct Transfer {
-    source: ReplicaId,
-    nonce: Nonce,
-    purpose: Purpose,
+    pub(super) source: ReplicaId,
+    pub(super) nonce: Nonce,
+    pub(super) purpose: Purpose,
+    pub(super) stage: Stage,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// A page of entries.
+    Entries,
+    /// A piece of a checkpoint, from this replica.
+    Piece(ReplicaId),
+    /// The state machine, to read the checkpoint.
+    Restoring,
 }
 
 #[derive(Debug)]
-enum Purpose {
+pub(super) enum Purpose {
     /// Normal: what is missing of the own view's log, to be appended.
     Gap,
     /// Between views: the log that the view starts or has started with.
     Log {
         /// The last entry of our log that is of it.
         common: OpNumber,
-        /// What follows `common` in it, as far as it is here.
+        /// A checkpoint to begin with instead.
+        behind: Option<Rc<Checkpoint>>,
+        /// What follows in it, as far as it is here.
         suffix: Vec<Entry>,
         /// What it must end like.
         tail: Tail,
@@ -69,6 +88,20 @@ impl Transfer {
     pub(super) fn is_gap(&self) -> bool {
         matches!(self.purpose, Purpose::Gap)
     }
+
+    /// Whether this order is its last one.
+    pub(super) fn waits_for(&self, restore: &Restore) -> bool {
+        self.stage == Stage::Restoring && self.nonce == restore.nonce
+    }
+}
+
+/// How a log begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Front {
+    /// As ours does, up to this entry.
+    Common(OpNumber),
+    /// With the checkpoint that was fetched.
+    Checkpoint,
 }
 
 /// Asking.
@@ -87,10 +120,11 @@ impl Replica {
             return self.ignore(Ignored::Inconsistent);
         };
         if common == tail.op() {
-            return self.enter_with(common, Vec::new(), commit, effects);
+            return self.enter_with(Front::Common(common), Vec::new(), commit, effects);
         }
         let purpose = Purpose::Log {
             common,
+            behind: None,
             suffix: Vec::new(),
             tail,
             commit,
@@ -99,6 +133,7 @@ impl Replica {
             source,
             nonce: self.nonces.fresh(),
             purpose,
+            stage: Stage::Entries,
         });
         self.emit_get_state(effects);
         Progress::ROLE_CHANGED
@@ -116,17 +151,17 @@ impl Replica {
         equal.or((self.commit < tail.commit()).then_some(self.commit))
     }
 
-    fn enter_with(
+    pub(super) fn enter_with(
         &mut self,
-        common: OpNumber,
+        front: Front,
         suffix: Vec<Entry>,
         commit: OpNumber,
         effects: &mut Effects,
     ) -> Progress {
         if self.primary() == self.id {
-            self.start_view(common, suffix, commit, effects)
+            self.start_view(front, suffix, commit, effects)
         } else {
-            self.follow_view(common, suffix, commit, effects)
+            self.follow_view(front, suffix, commit, effects)
         }
     }
 
@@ -141,6 +176,7 @@ impl Replica {
                 source,
                 nonce,
                 purpose: Purpose::Gap,
+                stage: Stage::Entries,
             });
             self.emit_get_state(effects);
         }
@@ -148,25 +184,27 @@ impl Replica {
     }
 
     /// The last entry that need not be sent to us.
-    fn transferred(&self, transfer: &Transfer) -> (OpNumber, Checksum) {
-        let (common, suffix) = match &transfer.purpose {
-            Purpose::Gap => (self.log.op(), &[][..]),
-            Purpose::Log { common, suffix, .. } => (*common, &suffix[..]),
+    pub(super) fn transferred(&self, transfer: &Transfer) -> (OpNumber, Checksum) {
+        let (common, behind, suffix) = match &transfer.purpose {
+            Purpose::Gap => (self.log.op(), None, &[][..]),
+            Purpose::Log {
+                common,
+                behind,
+                suffix,
+                ..
+            } => (*common, behind.as_ref(), &suffix[..]),
         };
-        suffix.last().map_or_else(
-            || {
-                (
-                    common,
-                    self.log
-                        .checksum(common)
-                        .expect("common entries are in the log"),
-                )
-            },
-            |last| (last.op(), last.checksum()),
-        )
+        if let Some(last) = suffix.last() {
+            return (last.op(), last.checksum());
+        }
+        if let Some(checkpoint) = behind {
+            return (checkpoint.op(), checkpoint.summary().header.checksum);
+        }
+        let checksum = self.log.checksum(common);
+        (common, checksum.expect("common entries are in the log"))
     }
 
-    fn emit_get_state(&self, effects: &mut Effects) {
+    pub(super) fn emit_get_state(&self, effects: &mut Effects) {
         let Some(transfer) = &self.transfer else {
             return;
         };
@@ -180,8 +218,8 @@ impl Replica {
         effects.send(transfer.source, Message::GetState(get));
     }
 
-    /// A timeout: no page has arrived. Asks again; a new primary asks whoever else brought the
-    /// same log.
+    /// A timeout: nothing that was asked for has arrived. Asks again; a new primary asks whoever
+    /// else brought the same log.
     pub fn resend_get_state(&mut self, effects: &mut Effects) -> Progress {
         self.invariants();
         match self.role() {
@@ -192,8 +230,14 @@ impl Replica {
                 return self.ignore(Ignored::WrongRole);
             }
         }
-        self.change_source();
-        self.emit_get_state(effects);
+        match self.transfer.as_ref().map(|transfer| transfer.stage) {
+            Some(Stage::Entries) => {
+                self.change_source();
+                self.emit_get_state(effects);
+            }
+            Some(Stage::Piece(from)) => self.ask_another_for_piece(from, effects),
+            Some(Stage::Restoring) | None => {}
+        }
         self.invariants();
         Progress::NONE
     }
@@ -218,41 +262,8 @@ impl Replica {
     }
 }
 
-/// Answering, and using the answer.
+/// Using the answer.
 impl Replica {
-    /// VRR §5.2: only a replica of the same view answers. Between views the log is frozen, and
-    /// who asks can verify it.
-    pub(super) fn on_get_state(
-        &mut self,
-        from: ReplicaId,
-        get: GetState,
-        effects: &mut Effects,
-    ) -> Progress {
-        let GetState {
-            view,
-            after,
-            checksum,
-            nonce,
-        } = get;
-        if view < self.view {
-            return self.ignore(Ignored::OldView);
-        }
-        if view > self.view || self.log.checksum(after) != Some(checksum) {
-            return self.ignore(Ignored::CannotServe);
-        }
-        let (op, commit) = (self.log.op(), self.commit);
-        let entries = self.log.page(after, op, self.options.page_budget_bytes);
-        let page = NewState {
-            view,
-            nonce,
-            entries,
-            op,
-            commit,
-        };
-        effects.send(from, Message::NewState(page));
-        Progress::NONE
-    }
-
     /// VRR §5.2: a page arrives. Only the answer to our last question is used.
     pub(super) fn on_new_state(
         &mut self,
@@ -264,7 +275,10 @@ impl Replica {
         if new.view < self.view && !any {
             return self.ignore(Ignored::OldView);
         }
-        let answers = |asked: &Transfer| new.view == self.view && new.nonce == asked.nonce;
+        let answers = |asked: &Transfer| {
+            let is_asked = asked.stage == Stage::Entries && new.nonce == asked.nonce;
+            new.view == self.view && is_asked
+        };
         let asked = self.transfer.take_if(|asked| any || answers(asked));
         let Some(transfer) = asked else {
             return self.ignore(Ignored::StaleNonce);
@@ -311,6 +325,7 @@ impl Replica {
     ) -> Progress {
         let Purpose::Log {
             common,
+            behind,
             suffix,
             tail,
             commit,
@@ -334,8 +349,13 @@ impl Replica {
             suffix.push(entry);
         }
         if suffix.last().is_some_and(|last| last.op() == tail.op()) {
-            let (common, commit, suffix) = (*common, *commit, core::mem::take(suffix));
-            return Progress::TRANSFERRED | self.enter_with(common, suffix, commit, effects);
+            if behind.is_some() {
+                self.transfer = Some(transfer);
+                return Progress::TRANSFERRED | self.order_restore(effects);
+            }
+            let (front, commit, suffix) =
+                (Front::Common(*common), *commit, core::mem::take(suffix));
+            return Progress::TRANSFERRED | self.enter_with(front, suffix, commit, effects);
         }
         transfer.nonce = self.nonces.fresh();
         self.transfer = Some(transfer);

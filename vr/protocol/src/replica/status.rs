@@ -1,10 +1,12 @@
 //! What can be read of a replica.
 
-use super::Replica;
+use super::{CheckpointCounts, Replica};
+use crate::checkpoint::Checkpoint;
 use crate::configuration::{Configuration, Options};
 use crate::counters::Counters;
-use crate::ids::{Incarnation, OpNumber, ReplicaId, View};
+use crate::ids::{Checksum, Incarnation, OpNumber, ReplicaId, View};
 use crate::log::Entry;
+use alloc::rc::Rc;
 
 /// VRR §4: what a replica is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +107,32 @@ impl Replica {
     /// How far it has executed.
     pub fn executed(&self) -> OpNumber {
         self.applied
+    }
+
+    /// The last entry that its log does not hold any more: a checkpoint stands for it, and for all
+    /// before it.
+    pub fn base(&self) -> OpNumber {
+        self.log.base()
+    }
+
+    /// The checksum of the entry at `op`, if the log holds it, or if it is the [base](Self::base).
+    pub fn checksum(&self, op: OpNumber) -> Option<Checksum> {
+        self.log.checksum(op)
+    }
+
+    /// About how many bytes the log takes in memory.
+    pub fn log_bytes(&self) -> u64 {
+        self.log.weight()
+    }
+
+    /// Its newest complete checkpoint, taken or fetched.
+    pub fn checkpoint(&self) -> Option<&Rc<Checkpoint>> {
+        self.checkpoints.newest()
+    }
+
+    /// What became of its checkpoints.
+    pub fn checkpoint_counts(&self) -> CheckpointCounts {
+        self.checkpoints.counts()
     }
 
     /// The entry at `op`: what a journal is to write.

@@ -4,6 +4,7 @@
 //! disturb those that hear each other. Until then it serves its view. Once a quorum has voted,
 //! one member of it joining is enough to take everyone along.
 
+use super::state_transfer::Front;
 use super::{Replica, Role, Status};
 use crate::bug::Bug;
 use crate::counters::Ignored;
@@ -59,7 +60,7 @@ impl Replica {
         self.invariants();
     }
 
-    fn vote(&mut self, effects: &mut Effects) -> Progress {
+    pub(super) fn vote(&mut self, effects: &mut Effects) -> Progress {
         let Some(next) = self.view.next() else {
             return self.ignore(Ignored::ViewExhausted);
         };
@@ -287,7 +288,8 @@ impl Replica {
             if tail.op() < commit {
                 return self.ignore(Ignored::Inconsistent);
             }
-            return self.start_view(tail.op(), alloc::vec::Vec::new(), commit, effects);
+            let front = Front::Common(tail.op());
+            return self.start_view(front, alloc::vec::Vec::new(), commit, effects);
         }
         self.adopt(best, tail, commit, effects)
     }
@@ -310,13 +312,13 @@ impl Replica {
     /// VRR §4.2, step 4: the view's log is complete; the view starts with it.
     pub(super) fn start_view(
         &mut self,
-        common: OpNumber,
+        front: Front,
         suffix: alloc::vec::Vec<crate::log::Entry>,
         commit: OpNumber,
         effects: &mut Effects,
     ) -> Progress {
         let before = self.commit;
-        self.install(common, suffix, commit);
+        self.install(front, suffix, commit);
         self.early.clear();
         self.votes = Votes::default();
         self.apply_own(effects);
@@ -367,13 +369,13 @@ impl Replica {
     /// The view's log is complete: follow its primary.
     pub(super) fn follow_view(
         &mut self,
-        common: OpNumber,
+        front: Front,
         suffix: alloc::vec::Vec<crate::log::Entry>,
         commit: OpNumber,
         effects: &mut Effects,
     ) -> Progress {
         let before = self.commit;
-        self.install(common, suffix, commit);
+        self.install(front, suffix, commit);
         self.ack_due = true;
         self.apply_own(effects);
         self.take_early();

@@ -1,10 +1,10 @@
 //! A replica with what it said, and the messages that it hears.
 
 use viewring_protocol::{
-    Checksum, ClientId, Commit, Configuration, DoViewChange, Durable, Effect, Effects, Entry,
-    Header, Ignored, Kind, Message, OpNumber, Options, Outcome, Prepare, PrepareOk, Progress,
-    Replica, ReplicaId, Reply, Request, RequestNumber, StartView, StartViewChange, Tail, View,
-    WalkInReply,
+    Checksum, ClientId, Commit, Configuration, DoViewChange, Draft, Durable, Effect, Effects,
+    Entry, Header, Ignored, Kind, Message, OpNumber, Options, Outcome, Prepare, PrepareOk,
+    Progress, Replica, ReplicaId, Reply, Request, RequestNumber, Restore, StartView,
+    StartViewChange, Tail, View, WalkInReply,
 };
 
 /// What no timeout of this test waits for.
@@ -17,6 +17,8 @@ pub(crate) struct Bench {
     pub(crate) replies: Vec<Reply>,
     pub(crate) walked_in: Vec<WalkInReply>,
     pub(crate) journal: Vec<Durable>,
+    pub(crate) drafts: Vec<Draft>,
+    pub(crate) restores: Vec<Restore>,
 }
 
 impl Bench {
@@ -41,6 +43,8 @@ impl Bench {
             replies: Vec::new(),
             walked_in: Vec::new(),
             journal: Vec::new(),
+            drafts: Vec::new(),
+            restores: Vec::new(),
         }
     }
 
@@ -62,6 +66,8 @@ impl Bench {
                 Effect::Reply(reply) => self.replies.push(reply),
                 Effect::ReplyWalkIn(reply) => self.walked_in.push(reply),
                 Effect::Persist(persist) => self.journal.push(persist.written()),
+                Effect::Checkpoint(draft) => self.drafts.push(draft),
+                Effect::Restore(restore) => self.restores.push(restore),
             }
         }
     }
@@ -261,6 +267,7 @@ pub(crate) fn fit(message: Message, from: Checksum, to: Checksum) -> Message {
         }),
         Message::DoViewChange(_) | Message::PrepareOk(_) | Message::GetState(_) => message,
         Message::NewState(_) | Message::Hello(_) => message,
+        Message::GetCheckpoint(_) | Message::CheckpointChunk(_) => message,
         Message::Request(_) | Message::Reply(_) => message,
     }
 }

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use viewring_protocol::{
-    Checksum, ClientId, Entry, Kind, OpNumber, Outcome, Replica, ReplicaId, ReplicaSet, Reply,
-    RequestNumber, Status, View,
+    Checkpoint, Checksum, ClientId, Digest, Entry, Kind, OpNumber, Outcome, Replica, ReplicaId,
+    ReplicaSet, Reply, RequestNumber, Status, View,
 };
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +27,8 @@ pub(crate) struct Checker {
     executed: BTreeMap<(ClientId, RequestNumber), OpNumber>,
     executed_by: BTreeSet<(u8, ClientId, RequestNumber)>,
     results: BTreeMap<(ClientId, RequestNumber), Outcome>,
+    states: BTreeMap<OpNumber, u64>,
+    checkpoints: BTreeMap<OpNumber, Digest>,
 }
 
 impl Checker {
@@ -67,6 +69,7 @@ impl Checker {
             "a log was cut within its view"
         );
         let from = if same_log { before.op.0 } else { 0 };
+        let from = from.max(replica.base().0);
         for op in (from..now.op.0).map(|op| OpNumber(op + 1)) {
             let checksum = checksum(replica, op);
             let first = *self.logs.entry((now.log_view, op)).or_insert(checksum);
@@ -79,7 +82,21 @@ impl Checker {
     }
 
     fn commit_agreement(&mut self, all: &[&Replica], replica: &Replica, before: Seen, now: Seen) {
-        for op in (before.commit.0..now.commit.0).map(|op| OpNumber(op + 1)) {
+        let base = replica.base();
+        if base > OpNumber::ZERO {
+            let committed = self.committed.get(&base).map(|(checksum, _)| *checksum);
+            assert_eq!(
+                replica.checksum(base),
+                committed,
+                "a checkpoint of another log"
+            );
+            let newest = replica.checkpoint().map(|checkpoint| checkpoint.op());
+            assert!(
+                newest >= Some(base),
+                "a log was cut before there was a checkpoint"
+            );
+        }
+        for op in (before.commit.0.max(base.0)..now.commit.0).map(|op| OpNumber(op + 1)) {
             let checksum = checksum(replica, op);
             let known = self.committed.get(&op).map(|(checksum, _)| *checksum);
             assert!(
@@ -95,9 +112,7 @@ impl Checker {
         // still install the log of an earlier view.)
         if replica.status() == Status::Normal && before.log_view < now.log_view {
             for (op, (known, view)) in &self.committed {
-                let kept = replica
-                    .entry(*op)
-                    .is_some_and(|entry| entry.checksum() == *known);
+                let kept = *op < replica.base() || replica.checksum(*op) == Some(*known);
                 assert!(
                     kept || *view >= now.log_view,
                     "a committed entry was lost at {op}"
@@ -108,10 +123,9 @@ impl Checker {
 
     fn committed_on_quorum(all: &[&Replica], op: OpNumber, checksum: Checksum) {
         // Copies that died with their replica count: it did acknowledge them.
-        let holders = all.iter().filter(|replica| {
-            let entry = replica.entry(op);
-            entry.is_some_and(|entry| entry.checksum() == checksum)
-        });
+        let holders = all
+            .iter()
+            .filter(|replica| op < replica.base() || replica.checksum(op) == Some(checksum));
         let holders: ReplicaSet = holders.map(|replica| replica.id()).collect();
         assert!(
             holders.len() >= all[0].configuration().quorum(),
@@ -133,6 +147,19 @@ impl Checker {
             .get(&entry.op())
             .map(|(checksum, _)| *checksum);
         assert_eq!(committed, Some(entry.checksum()), "not committed");
+    }
+
+    /// A replica has executed everything up to `op`, or has it by a checkpoint.
+    pub(crate) fn state(&mut self, op: OpNumber, id: ReplicaId, state: u64) {
+        let first = *self.states.entry(op).or_insert(state);
+        assert_eq!(first, state, "{id} has another state at {op}");
+    }
+
+    /// A replica has taken a checkpoint.
+    pub(crate) fn checkpoint(&mut self, checkpoint: &Checkpoint) {
+        let (op, digest) = (checkpoint.op(), checkpoint.summary().digest);
+        let first = *self.checkpoints.entry(op).or_insert(digest);
+        assert_eq!(first, digest, "two checkpoints differ at {op}");
     }
 
     /// A replica answers a client.
@@ -169,7 +196,7 @@ impl Checker {
                 "{} lacks committed entries",
                 replica.id()
             );
-            for (op, (known, _)) in &self.committed {
+            for (op, (known, _)) in self.committed.range(replica.base()..) {
                 assert_eq!(checksum(replica, *op), *known, "{} lost {op}", replica.id());
             }
         }
@@ -177,8 +204,5 @@ impl Checker {
 }
 
 fn checksum(replica: &Replica, op: OpNumber) -> Checksum {
-    replica
-        .entry(op)
-        .expect("the log holds what it counts")
-        .checksum()
+    replica.checksum(op).expect("the log holds what it counts")
 }

@@ -29,6 +29,10 @@ pub(crate) struct Faults {
     /// In the end a primary dies together with the one that would follow it.
     pub(crate) heirs: bool,
     pub(crate) disk: u64,
+    /// For so long a checkpoint is written, or read.
+    pub(crate) writing: u64,
+    /// So many pieces of checkpoints come garbled.
+    pub(crate) rot: u64,
     /// Clients do nothing in so many ticks.
     pub(crate) idle: u64,
     /// So many times longer they wait for a view to start.
@@ -63,6 +67,8 @@ impl Faults {
             deaf: chance.hit(150),
             heirs,
             disk: chance.pick(if duel { &[0, 0, 3] } else { &[0, 0, 3, 30] }),
+            writing: chance.pick(&[0, 5, 60]),
+            rot: chance.pick(&[0, 0, 50, 300]),
             idle: chance.pick(if duel { &[970, 985, 995] } else { &[900] }),
             patience: chance.pick(if heirs { &[8] } else { &[1, 1, 4] }),
             bytes: seed.is_multiple_of(4),
@@ -75,6 +81,7 @@ pub(crate) fn is_of_view_change(message: &Message) -> bool {
     match message {
         Message::StartViewChange(_) | Message::DoViewChange(_) | Message::StartView(_) => true,
         Message::GetState(_) | Message::NewState(_) => true,
+        Message::GetCheckpoint(_) | Message::CheckpointChunk(_) => true,
         Message::Prepare(_) | Message::PrepareOk(_) | Message::Commit(_) => false,
         Message::Hello(_) | Message::Request(_) | Message::Reply(_) => false,
     }
@@ -208,6 +215,8 @@ impl World {
         let old = std::mem::replace(&mut self.nodes[which].replica, fresh);
         self.dead.push(old);
         self.nodes[which].state = 0;
+        self.nodes[which].draft = None;
+        self.nodes[which].restore = None;
         self.nodes[which].arrived.clear();
         self.checker.forget(id);
         self.restart_timeouts(which, Progress::ROLE_CHANGED);

@@ -1,6 +1,7 @@
 //! Whether a batch of seeds has seen enough.
 
 use std::collections::BTreeMap;
+use viewring_protocol::CheckpointCounts;
 
 /// How often interesting things occurred.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -18,6 +19,10 @@ pub(crate) struct Reached {
     pub(crate) cuts: u64,
     pub(crate) replies: u64,
     pub(crate) retries: u64,
+    pub(crate) checkpoints: u64,
+    pub(crate) restored: u64,
+    pub(crate) resumed: u64,
+    pub(crate) rotten: u64,
     pub(crate) longest_without_view: u64,
     pub(crate) ignored: BTreeMap<&'static str, u64>,
 }
@@ -38,9 +43,20 @@ impl Reached {
         self.cuts += other.cuts;
         self.replies += other.replies;
         self.retries += other.retries;
+        self.checkpoints += other.checkpoints;
+        self.restored += other.restored;
+        self.resumed += other.resumed;
+        self.rotten += other.rotten;
         for (name, count) in &other.ignored {
             *self.ignored.entry(name).or_default() += count;
         }
+    }
+
+    pub(crate) fn add_checkpoints(&mut self, counts: CheckpointCounts) {
+        self.checkpoints += counts.taken;
+        self.restored += counts.restored;
+        self.resumed += counts.resumed;
+        self.rotten += counts.bad;
     }
 
     pub(crate) fn assert_all(&self) {
@@ -58,6 +74,10 @@ impl Reached {
             self.cuts,
             self.replies,
             self.retries,
+            self.checkpoints,
+            self.restored,
+            self.resumed,
+            self.rotten,
         ];
         assert!(!all.contains(&0), "something was never reached: {self:?}");
     }

@@ -13,6 +13,7 @@ pub(crate) enum Timeout {
     ResendGetState,
     ExpireVotes,
     Announce,
+    Refill,
 }
 
 /// A backup waits so long for its primary.
@@ -20,7 +21,7 @@ pub(crate) const SILENCE: u64 = 40;
 /// A view that has not started is given up after so long.
 pub(crate) const GIVE_UP: u64 = 100;
 
-pub(crate) const TIMEOUTS: [(Timeout, u64); 9] = [
+pub(crate) const TIMEOUTS: [(Timeout, u64); 10] = [
     (Timeout::ResendPrepares, 12),
     (Timeout::Heartbeat, 8),
     (Timeout::Abdicate, 60),
@@ -30,6 +31,7 @@ pub(crate) const TIMEOUTS: [(Timeout, u64); 9] = [
     (Timeout::ResendGetState, 12),
     (Timeout::ExpireVotes, 120),
     (Timeout::Announce, 10),
+    (Timeout::Refill, 4),
 ];
 
 pub(crate) fn applies(timeout: Timeout, role: Role) -> bool {
@@ -41,6 +43,7 @@ pub(crate) fn applies(timeout: Timeout, role: Role) -> bool {
         Timeout::ResendGetState => matches!(role, Role::Backup | Role::CatchingUp),
         Timeout::ExpireVotes => role != Role::Recovering,
         Timeout::Announce => role == Role::Recovering,
+        Timeout::Refill => true,
     }
 }
 
@@ -54,7 +57,8 @@ pub(crate) fn restarts(timeout: Timeout) -> Progress {
             Timeout::SuspectPrimary => Progress::HEARD_PRIMARY,
             Timeout::GiveUpView => Progress::TRANSFERRED,
             Timeout::ResendGetState => Progress::TRANSFERRED,
-            Timeout::ResendViewChange | Timeout::ExpireVotes | Timeout::Announce => Progress::NONE,
+            Timeout::ResendViewChange | Timeout::ExpireVotes => Progress::NONE,
+            Timeout::Announce | Timeout::Refill => Progress::NONE,
         }
 }
 
@@ -72,5 +76,9 @@ pub(crate) fn expire(replica: &mut Replica, timeout: Timeout, effects: &mut Effe
             Progress::NONE
         }
         Timeout::Announce => replica.announce(effects),
+        Timeout::Refill => {
+            replica.refill(effects);
+            Progress::NONE
+        }
     }
 }

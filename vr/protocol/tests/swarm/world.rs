@@ -8,9 +8,9 @@ use super::timeouts::{TIMEOUTS, Timeout, applies, expire, restarts};
 use std::collections::{BTreeMap, VecDeque};
 use viewring_protocol::wire;
 use viewring_protocol::{
-    Answer, Bug, ClientId, Configuration, Durable, Effect, Effects, Ignored, Incarnation, Kind,
-    Message, OpNumber, Options, Outcome, Prepare, Progress, Replica, ReplicaId, Reply, Request,
-    RequestNumber, Session, Status, Target, View,
+    Answer, Bug, ClientId, Configuration, Draft, Durable, Effect, Effects, Ignored, Incarnation,
+    Kind, Message, OpNumber, Options, Outcome, Prepare, Progress, Replica, ReplicaId, Reply,
+    Request, RequestNumber, Restore, Session, Status, Target, View,
 };
 
 const CHAOS_TICKS: u64 = 1200;
@@ -28,6 +28,10 @@ pub(crate) struct Node {
     pub(crate) arrived: BTreeMap<OpNumber, View>,
     deadlines: [u64; TIMEOUTS.len()],
     journal: VecDeque<(u64, Durable)>,
+    /// A checkpoint that is being written, with the state that it is of, and until when.
+    pub(crate) draft: Option<(u64, Draft, u64)>,
+    /// A checkpoint that is being read, and until when.
+    pub(crate) restore: Option<(u64, Restore)>,
     pub(crate) state: u64,
 }
 
@@ -111,6 +115,10 @@ impl World {
             window: chance.pick(&[2, 8, 1024]),
             prepare_budget_bytes: chance.pick(&[0, 200, 32 * 1024]),
             page_budget_bytes: chance.pick(&[0, 300, 48 * 1024]),
+            checkpoint_interval: chance.pick(&[0, 1, 3, 10, 30]),
+            checkpoint_bytes: chance.pick(&[1_000, 1 << 20]),
+            checkpoint_keep: chance.pick(&[0, 2, 20]),
+            transfer_budget_bytes: chance.pick(&[1, 200, 1 << 20]),
             ..Options::default()
         };
         let faults = Faults::draw(seed, &mut chance);
@@ -129,6 +137,8 @@ impl World {
                 arrived: BTreeMap::new(),
                 deadlines: [0; TIMEOUTS.len()],
                 journal: VecDeque::new(),
+                draft: None,
+                restore: None,
                 state: 0,
             }
         });
@@ -181,6 +191,8 @@ impl World {
         let live: Vec<_> = self.live().collect();
         self.checker.converged(&live);
         for node in &self.nodes {
+            self.reached
+                .add_checkpoints(node.replica.checkpoint_counts());
             self.reached.views += node.replica.view().0;
             for (name, count) in node.replica.counters().iter() {
                 *self.reached.ignored.entry(name).or_default() += count;
@@ -385,7 +397,10 @@ impl World {
             }
         }
         let node = &mut self.nodes[which];
-        let due = node.journal.front().is_some_and(|(at, _)| *at <= self.now);
+        let now = self.now;
+        let due = node.journal.front().is_some_and(|(at, _)| *at <= now)
+            || node.draft.as_ref().is_some_and(|(at, ..)| *at <= now)
+            || node.restore.as_ref().is_some_and(|(at, _)| *at <= now);
         if !active && !due {
             return;
         }
@@ -393,6 +408,8 @@ impl World {
         self.restart_timeouts(which, progress);
         self.perform(which, &mut effects);
         self.write_journal(which);
+        self.write_checkpoint(which);
+        self.read_checkpoint(which);
         self.execute(which);
         self.observe(which);
     }
@@ -421,16 +438,65 @@ impl World {
         let mut effects = Effects::new();
         // Observed first: what is executed must be known to be committed.
         self.observe(which);
-        let node = &mut self.nodes[which];
-        while let Some(entry) = node.replica.next_to_apply() {
-            self.checker.execute(node.replica.id().0, entry);
-            node.state = (node.state ^ entry.op().0).wrapping_mul(0x0100_0000_01b3);
-            for byte in entry.body().iter() {
-                node.state = (node.state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        loop {
+            let node = &mut self.nodes[which];
+            while let Some(entry) = node.replica.next_to_apply() {
+                self.checker.execute(node.replica.id().0, entry);
+                node.state = (node.state ^ entry.op().0).wrapping_mul(0x0100_0000_01b3);
+                for byte in entry.body().iter() {
+                    node.state = (node.state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+                }
+                let result = node.state.to_le_bytes();
+                node.replica.applied(&result, &mut effects);
             }
-            let result = node.state.to_le_bytes();
-            node.replica.applied(&result, &mut effects);
+            self.checker
+                .state(node.replica.executed(), node.replica.id(), node.state);
+            if effects.is_empty() {
+                return;
+            }
+            self.perform(which, &mut effects);
         }
+    }
+
+    /// Writes the checkpoint that was ordered, when its time has come.
+    fn write_checkpoint(&mut self, which: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[which];
+        let Some((_, mut draft, state)) = node.draft.take_if(|(at, ..)| *at <= now) else {
+            return;
+        };
+        while draft.write_clients(40) {}
+        let state = state.to_le_bytes();
+        draft.write_state(&state[..3]);
+        draft.write_state(&state[3..]);
+        let checkpoint = node.replica.on_checkpoint(draft);
+        self.checker.checkpoint(&checkpoint);
+    }
+
+    /// Reads the checkpoint that was fetched, unless it is not wanted any more.
+    fn read_checkpoint(&mut self, which: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[which];
+        let Some((_, restore)) = node.restore.take_if(|(at, _)| *at <= now) else {
+            return;
+        };
+        if !node.replica.is_wanted(&restore) {
+            return;
+        }
+        let checkpoint = restore.checkpoint();
+        let mut state = Vec::new();
+        while let piece @ [_, ..] = checkpoint.state(u64::try_from(state.len()).expect("small"), 3)
+        {
+            state.extend_from_slice(piece);
+        }
+        let Ok(state) = <[u8; 8]>::try_from(state) else {
+            node.replica.restore_failed(&restore);
+            return;
+        };
+        node.state = u64::from_le_bytes(state);
+        let mut effects = Effects::new();
+        let progress = node.replica.restored(&restore, &mut effects);
+        self.restart_timeouts(which, progress);
         self.perform(which, &mut effects);
     }
 
@@ -463,6 +529,11 @@ impl World {
                     self.checker.reply(&reply);
                     self.send(None, Packet::Reply(reply));
                 }
+                Effect::Checkpoint(draft) => self.begin_checkpoint(which, draft),
+                Effect::Restore(restore) => {
+                    let at = self.now + self.chance.below(self.faults.writing + 1);
+                    self.nodes[which].restore = Some((at, restore));
+                }
                 Effect::Persist(persist) => {
                     let at = self.now + self.chance.below(self.faults.disk + 1);
                     let last = self.nodes[which].journal.back().map_or(0, |(at, _)| *at);
@@ -474,13 +545,41 @@ impl World {
         }
     }
 
+    /// Freezes the state.
+    fn begin_checkpoint(&mut self, which: usize, draft: Draft) {
+        let mut effects = Effects::new();
+        let at = self.now + self.chance.below(self.faults.writing + 1);
+        let node = &mut self.nodes[which];
+        node.replica.checkpoint_begun(&draft, &mut effects);
+        node.draft = Some((at, draft, node.state));
+        self.perform(which, &mut effects);
+    }
+
     fn send_message(&mut self, from: ReplicaId, to: ReplicaId, message: Message) {
+        let message = self.rot(message);
         if self.faults.bytes {
             let mut bytes = Vec::new();
             wire::encode(&message, &mut bytes);
             assert_eq!(wire::decode(message.kind(), &bytes).as_ref(), Ok(&message));
         }
         self.send(Some((from.0, to.0)), Packet::ToReplica(from, to, message));
+    }
+
+    /// Bytes of a checkpoint may rot, as in a bad memory.
+    fn rot(&mut self, message: Message) -> Message {
+        let Message::CheckpointChunk(mut chunk) = message else {
+            return message;
+        };
+        let is_offer = chunk.bytes.is_empty();
+        if !self.healed && !is_offer && self.chance.hit(self.faults.rot) {
+            let mut bytes = chunk.bytes.to_vec();
+            let at = self
+                .chance
+                .below(u64::try_from(bytes.len()).expect("small"));
+            bytes[usize::try_from(at).expect("small")] ^= 1;
+            chunk.bytes = bytes.into();
+        }
+        Message::CheckpointChunk(chunk)
     }
 
     fn client_turn(&mut self, which: usize) {
@@ -547,6 +646,7 @@ fn is_greeting(effect: &Effect) -> bool {
         Effect::Send { message, .. } => matches!(message, Message::Hello(_)),
         Effect::Broadcast(_) | Effect::Persist(_) => false,
         Effect::Reply(_) | Effect::ReplyWalkIn(_) => false,
+        Effect::Checkpoint(_) | Effect::Restore(_) => false,
     }
 }
 

@@ -378,6 +378,8 @@ fn parse_kind(text: &str) -> Result<Kinds, String> {
         ("get-state", kind::GET_STATE),
         ("new-state", kind::NEW_STATE),
         ("hello", kind::HELLO),
+        ("get-checkpoint", kind::GET_CHECKPOINT),
+        ("checkpoint-chunk", kind::CHECKPOINT_CHUNK),
         ("fragment", FRAGMENT),
     ];
     if text == "all" {

@@ -1,0 +1,280 @@
+//! Giving others what they lack: pages of the log (VRR §5.2), and pieces of a checkpoint.
+//!
+//! Both are bounded in time: there is a budget of bytes, which [`Replica::refill`] renews. Who asks
+//! beyond it is remembered, with the last question only, and answered after the refill. What one
+//! is fetching is kept for as long as it goes on asking: the checkpoint that was offered, one for
+//! all, and the log behind it.
+
+use super::Replica;
+use crate::checkpoint::{Checkpoint, Summary};
+use crate::counters::Ignored;
+use crate::effects::{Effects, Progress};
+use crate::ids::{Nonce, OpNumber, ReplicaId};
+use crate::log::Entry;
+use crate::message::{CheckpointChunk, GetCheckpoint, GetState, Message, NewState};
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+
+/// What is given to others, and how much of it at once.
+#[derive(Debug)]
+pub(super) struct Serving {
+    /// How many bytes may be sent before the next refill.
+    left: usize,
+    /// What was asked when nothing was left.
+    waiting: BTreeMap<ReplicaId, Question>,
+    /// Who was answered last of those who had to wait.
+    last: ReplicaId,
+    /// How far those are who fetch from us.
+    readers: BTreeMap<ReplicaId, Reader>,
+    /// The checkpoint that is being fetched, and refills since it was last asked for.
+    offered: Option<(Rc<Checkpoint>, u32)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Question {
+    Entries(GetState),
+    Piece(GetCheckpoint),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Reader {
+    has: OpNumber,
+    /// Refills since it last asked.
+    idle: u32,
+}
+
+/// Less would be less than what goes with it.
+const PIECE_BYTES_MIN: usize = 64;
+/// Who has not asked during so many refills does not fetch any more.
+const IDLE_REFILLS_MAX: u32 = 12;
+
+impl Serving {
+    pub(super) fn new(budget_bytes: usize) -> Self {
+        Self {
+            left: budget_bytes,
+            waiting: BTreeMap::new(),
+            last: ReplicaId(0),
+            readers: BTreeMap::new(),
+            offered: None,
+        }
+    }
+
+    /// What follows this entry may be asked for still.
+    pub(super) fn needed(&self) -> OpNumber {
+        let readers = self.readers.values().map(|reader| reader.has);
+        let offered = self.offered.iter().map(|(checkpoint, _)| checkpoint.op());
+        readers.chain(offered).min().unwrap_or(OpNumber(u64::MAX))
+    }
+
+    /// Those who fetch are too slow: they must begin again.
+    pub(super) fn leave_behind(&mut self) {
+        self.readers.clear();
+        self.offered = None;
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(bytes);
+    }
+
+    fn note_reader(&mut self, id: ReplicaId, has: OpNumber) {
+        self.readers.insert(id, Reader { has, idle: 0 });
+    }
+
+    /// Forgets those who do not ask any more.
+    fn grow_older(&mut self) {
+        for reader in self.readers.values_mut() {
+            reader.idle += 1;
+        }
+        self.readers
+            .retain(|_, reader| reader.idle < IDLE_REFILLS_MAX);
+        if let Some((_, idle)) = &mut self.offered {
+            *idle += 1;
+        }
+        self.offered.take_if(|(_, idle)| *idle >= IDLE_REFILLS_MAX);
+    }
+}
+
+impl Replica {
+    /// A periodic timeout: others may be given as much as the budget says again. Answers those who
+    /// had to wait.
+    pub fn refill(&mut self, effects: &mut Effects) {
+        self.invariants();
+        self.serving.left = self.options.transfer_budget_bytes;
+        self.serving.grow_older();
+        while self.serving.left > 0 {
+            let waiting = &mut self.serving.waiting;
+            let after = waiting.keys().copied().find(|id| *id > self.serving.last);
+            let next = after.or_else(|| waiting.keys().copied().next());
+            let Some((from, question)) = next.and_then(|id| waiting.remove_entry(&id)) else {
+                break;
+            };
+            self.serving.last = from;
+            self.answer(from, question, effects);
+        }
+        self.invariants();
+    }
+
+    /// VRR §5.2: another replica lacks entries.
+    pub(super) fn on_get_state(
+        &mut self,
+        from: ReplicaId,
+        get: GetState,
+        effects: &mut Effects,
+    ) -> Progress {
+        self.answer_or_wait(from, Question::Entries(get), effects)
+    }
+
+    /// Another replica fetches a checkpoint.
+    pub(super) fn on_get_checkpoint(
+        &mut self,
+        from: ReplicaId,
+        get: GetCheckpoint,
+        effects: &mut Effects,
+    ) -> Progress {
+        self.answer_or_wait(from, Question::Piece(get), effects)
+    }
+
+    fn answer_or_wait(
+        &mut self,
+        from: ReplicaId,
+        question: Question,
+        effects: &mut Effects,
+    ) -> Progress {
+        if self.serving.left == 0 {
+            self.serving.waiting.insert(from, question);
+        } else {
+            self.answer(from, question, effects);
+        }
+        Progress::NONE
+    }
+
+    fn answer(&mut self, from: ReplicaId, question: Question, effects: &mut Effects) {
+        let refused = match question {
+            Question::Entries(get) => self.answer_get_state(from, get, effects),
+            Question::Piece(get) => self.answer_get_checkpoint(from, get, effects),
+        };
+        if let Err(reason) = refused {
+            self.counters.count(reason);
+        }
+    }
+
+    /// Only a replica of the same view answers. Between views the log is frozen, and who asks can
+    /// verify it.
+    fn answer_get_state(
+        &mut self,
+        from: ReplicaId,
+        get: GetState,
+        effects: &mut Effects,
+    ) -> Result<(), Ignored> {
+        let GetState {
+            view,
+            after,
+            checksum,
+            nonce,
+        } = get;
+        if view < self.view {
+            return Err(Ignored::OldView);
+        }
+        if view > self.view {
+            return Err(Ignored::CannotServe);
+        }
+        if after < self.log.base() {
+            return self.offer(from, nonce, after, effects);
+        }
+        if self.log.checksum(after) != Some(checksum) {
+            return Err(Ignored::CannotServe);
+        }
+        self.serving.note_reader(from, after);
+        let (op, commit) = (self.log.op(), self.commit);
+        let entries = self.log.page(after, op, self.options.page_budget_bytes);
+        self.serving.spend(entries.iter().map(Entry::size).sum());
+        let page = NewState {
+            view,
+            nonce,
+            entries,
+            op,
+            commit,
+        };
+        effects.send(from, Message::NewState(page));
+        Ok(())
+    }
+
+    /// What is asked for is cut off: there is a checkpoint instead. One that somebody fetches
+    /// already, if it helps.
+    fn offer(
+        &mut self,
+        to: ReplicaId,
+        nonce: Nonce,
+        after: OpNumber,
+        effects: &mut Effects,
+    ) -> Result<(), Ignored> {
+        let offered = self.serving.offered.take();
+        let offered = offered.map(|(checkpoint, _)| checkpoint);
+        let helps = |checkpoint: &Rc<Checkpoint>| checkpoint.op() > after;
+        let offered = offered.filter(helps);
+        let checkpoint = offered.or_else(|| self.checkpoints.newest().cloned().filter(helps));
+        let checkpoint = checkpoint.ok_or(Ignored::CannotServe)?;
+        let summary = checkpoint.summary();
+        self.serving.note_reader(to, summary.op);
+        self.serving.offered = Some((checkpoint, 0));
+        self.send_piece(to, nonce, summary, 0, Rc::from([]), effects);
+        Ok(())
+    }
+
+    /// A checkpoint of this digest is the same wherever it comes from, and in whatever view. If
+    /// there is none, there may be another.
+    fn answer_get_checkpoint(
+        &mut self,
+        from: ReplicaId,
+        get: GetCheckpoint,
+        effects: &mut Effects,
+    ) -> Result<(), Ignored> {
+        let GetCheckpoint {
+            view,
+            nonce,
+            summary,
+            offset,
+        } = get;
+        let offered = self.serving.offered.iter().map(|(offered, _)| offered);
+        let mut known = offered.chain(self.checkpoints.newest());
+        let Some(checkpoint) = known.find(|known| known.summary() == summary).cloned() else {
+            if view != self.view {
+                return Err(Ignored::CannotServe);
+            }
+            // Whoever asks has nothing of what this one covers, or will not use it.
+            return self.offer(from, nonce, OpNumber::ZERO, effects);
+        };
+        let piece_bytes = self.options.page_budget_bytes.max(PIECE_BYTES_MIN);
+        let bytes: Rc<[u8]> = checkpoint.bytes(offset, piece_bytes).into();
+        if bytes.is_empty() {
+            return Err(Ignored::Inconsistent);
+        }
+        self.serving.note_reader(from, summary.op);
+        self.serving.offered = Some((checkpoint, 0));
+        self.serving.spend(bytes.len());
+        self.send_piece(from, nonce, summary, offset, bytes, effects);
+        Ok(())
+    }
+
+    fn send_piece(
+        &self,
+        to: ReplicaId,
+        nonce: Nonce,
+        summary: Summary,
+        offset: u64,
+        bytes: Rc<[u8]>,
+        effects: &mut Effects,
+    ) {
+        let view = self.view;
+        effects.send(
+            to,
+            Message::CheckpointChunk(CheckpointChunk {
+                view,
+                nonce,
+                summary,
+                offset,
+                bytes,
+            }),
+        );
+    }
+}
