@@ -12,6 +12,7 @@ mod output;
 mod replica;
 mod settings;
 mod sim;
+mod specpaxos;
 mod status;
 mod usage;
 

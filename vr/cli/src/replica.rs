@@ -6,7 +6,8 @@ use std::pin::pin;
 use clap::ValueEnum;
 use futures::future::{Either, select};
 use viewring::kv::Kv;
-use viewring::{Node, NodeConfig, Null, StateMachine};
+use viewring::specpaxos::Dialect;
+use viewring::{Node, NodeConfig, Null, StateMachine, WalkInConfig};
 use viewring_runtime::{Config, Runtime, Uring, signal};
 
 use crate::exit::{Exit, Failure};
@@ -20,9 +21,11 @@ use crate::settings::Settings;
 #[command(after_help = "\
 Examples:
   viewring replica --config cluster.toml --id 0
-  RUST_LOG=debug viewring replica --config cluster.toml --id 1 --app null")]
+  RUST_LOG=debug viewring replica --config cluster.toml --id 1 --app null
+  viewring replica --config specpaxos.conf --id 0 --wire specpaxos --app null")]
 pub(crate) struct Args {
-    /// Describes the group.
+    /// Describes the group: a file of ours, or one of specpaxos. With the latter, replicas speak with
+    /// one another, and with clients of ours, on that file's ports plus 1000.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Which replica this is: its place in the file's list, from 0.
@@ -31,6 +34,29 @@ pub(crate) struct Args {
     /// What is replicated.
     #[arg(long, value_enum, default_value = "kv")]
     app: App,
+    /// What clients speak on the ports of a specpaxos configuration file.
+    #[arg(long, value_enum, default_value = "viewring")]
+    wire: Wire,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Wire {
+    /// Nothing there: clients of ours only.
+    Viewring,
+    /// What specpaxos' clients speak.
+    Specpaxos,
+    /// What Electrode's clients speak.
+    Electrode,
+}
+
+impl Wire {
+    fn dialect(self) -> Option<Dialect> {
+        match self {
+            Self::Viewring => None,
+            Self::Specpaxos => Some(Dialect::Specpaxos),
+            Self::Electrode => Some(Dialect::Electrode),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -39,13 +65,32 @@ enum App {
     Kv,
     /// Answers every operation with nothing: what replication alone costs.
     Null,
+    /// Answers every operation with the next number, in decimal: specpaxos' time server.
+    Time,
+}
+
+/// The last number given.
+#[derive(Default)]
+struct Time(u64);
+
+impl StateMachine for Time {
+    fn apply(&mut self, _operation: &[u8], reply: &mut Vec<u8>) {
+        self.0 += 1;
+        reply.extend_from_slice(self.0.to_string().as_bytes());
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
-    let node = Settings::load(&args.config)?.node(args.id)?;
+    let settings = Settings::load(&args.config)?;
+    let mut node = settings.node(args.id)?;
+    if let Some(dialect) = args.wire.dialect() {
+        let addr = settings.doors()?[usize::from(args.id)];
+        node.walk_ins = Some(WalkInConfig { addr, dialect });
+    }
     match args.app {
         App::Kv => serve(node, Kv::default()),
         App::Null => serve(node, Null),
+        App::Time => serve(node, Time::default()),
     }
 }
 

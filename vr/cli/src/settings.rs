@@ -1,4 +1,4 @@
-//! The file that describes a group. `viewring config` writes one.
+//! The file that describes a group: one that `viewring config` writes, or one of specpaxos.
 
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -13,6 +13,7 @@ use viewring::{ClientConfig, NodeConfig, Timeouts};
 
 use crate::duration;
 use crate::exit::Failure;
+use crate::specpaxos;
 
 /// A group, as its file describes it.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct Settings {
     path: PathBuf,
     pub(crate) cluster: u64,
     pub(crate) replicas: Vec<SocketAddr>,
+    /// Where clients of specpaxos find the replicas, if the file is one of that system.
+    pub(crate) doors: Option<Vec<SocketAddr>>,
     group: Configuration,
     timeouts: FileTimeouts,
     limits: FileLimits,
@@ -89,6 +92,9 @@ impl Settings {
 
     /// The error begins with the line's number, or with a space.
     pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, String> {
+        if specpaxos::is_one(text) {
+            return Self::of_specpaxos(path, specpaxos::parse(text)?);
+        }
         let at = |span: Range<usize>| 1 + text[..span.start.min(text.len())].matches('\n').count();
         let file: File = toml::from_str(text).map_err(|error| match error.span() {
             Some(span) => format!("{}: {}", at(span), error.message()),
@@ -117,9 +123,38 @@ impl Settings {
             path,
             cluster,
             replicas,
+            doors: None,
             group,
             timeouts,
             limits,
+        })
+    }
+
+    fn of_specpaxos(path: &Path, file: specpaxos::Group) -> Result<Self, String> {
+        let count = u8::try_from(file.replicas.len()).unwrap_or(u8::MAX);
+        let group = Configuration::new(count).map_err(|error| format!(" {error}"))?;
+        Ok(Self {
+            path: path.to_owned(),
+            cluster: file.cluster,
+            replicas: file.replicas,
+            doors: Some(file.doors),
+            group,
+            timeouts: FileTimeouts::default(),
+            limits: FileLimits::default(),
+        })
+    }
+
+    /// Where clients that speak specpaxos' format find the replicas.
+    ///
+    /// # Errors
+    /// When the file is not one of that system.
+    pub(crate) fn doors(&self) -> Result<&[SocketAddr], Failure> {
+        self.doors.as_deref().ok_or_else(|| {
+            Failure::usage(format_args!(
+                "specpaxos' clients need a file of their own kind (lines of f and replica), which \
+                 {} is not",
+                self.path.display()
+            ))
         })
     }
 
@@ -203,7 +238,7 @@ impl Settings {
 }
 
 /// `host:port`; a name stands for its first address.
-fn resolve(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn resolve(text: &str) -> Result<SocketAddr, String> {
     let mut addrs = text
         .to_socket_addrs()
         .map_err(|error| format!("\"{text}\" is no address such as 127.0.0.1:7000: {error}"))?;

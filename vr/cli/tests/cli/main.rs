@@ -1,6 +1,7 @@
 //! The program as people meet it: what it says when something is wrong, and how it ends.
 
 mod group;
+mod specpaxos;
 mod support;
 
 use std::net::SocketAddr;

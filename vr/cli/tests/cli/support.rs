@@ -220,6 +220,19 @@ impl ConfigFile {
         Self::of(&written.stdout, port)
     }
 
+    /// As specpaxos has them, for three replicas: `port` is where clients find the first.
+    pub(crate) fn of_specpaxos() -> Self {
+        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let port = loop {
+            let port = free_ports(3);
+            if (port + 1000..port + 1003).map(at).all(is_free) {
+                break port;
+            }
+        };
+        let replicas = (port..port + 3).map(|port| format!("replica {}\n", at(port)));
+        Self::of(&format!("f 1\n{}", replicas.collect::<String>()), port)
+    }
+
     pub(crate) fn of(text: &str, port: u16) -> Self {
         static COUNT: AtomicU16 = AtomicU16::new(0);
         let unique = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
