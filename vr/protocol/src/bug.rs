@@ -62,6 +62,8 @@ bugs! {
     LogViewRaisedOnAdopt = "the last normal view rises without a log",
     /// A message of a group of these replicas that has died is believed.
     DeadGroupBelieved = "a dead group is believed",
+    /// Nothing is remembered of clients that never register.
+    WalkInsForgotten = "walk-ins are forgotten at once",
     /// Who has given a view up says so once.
     VoteNotRenewed = "a vote is not renewed between views",
     /// The log is cut when a checkpoint is ordered, not when it is complete.

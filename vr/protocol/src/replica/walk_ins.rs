@@ -1,12 +1,13 @@
 //! Requests of clients that never register: see `walk_ins.rs` in the crate's root.
 
 use super::{Replica, Role};
+use crate::bug::Bug;
 use crate::client_table::InFlight;
 use crate::counters::Ignored;
 use crate::effects::Effects;
 use crate::log::Entry;
 use crate::message::Request;
-use crate::walk_ins::Look;
+use crate::walk_ins::{Look, WalkIns};
 
 impl Replica {
     /// Whether a new request would be appended now. Who cannot be told to come back, and to whom,
@@ -37,6 +38,9 @@ impl Replica {
     /// A walk-in's entry was executed, with this result.
     pub(super) fn walk_in_applied(&mut self, entry: &Entry, result: &[u8], effects: &mut Effects) {
         let reply = self.table.walk_ins.record(entry, result);
+        if self.has(Bug::WalkInsForgotten) {
+            self.table.walk_ins = WalkIns::new(self.group.max_clients());
+        }
         if self.role() == Role::Primary {
             effects.reply_walk_in(reply);
         }
