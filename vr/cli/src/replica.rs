@@ -6,12 +6,12 @@ use std::pin::pin;
 use clap::ValueEnum;
 use futures::future::{Either, select};
 use viewring::kv::Kv;
-use viewring::specpaxos::Dialect;
 use viewring::{Node, NodeConfig, Null, StateMachine, WalkInConfig};
 use viewring_runtime::{Config, Runtime, Uring, signal};
 
 use crate::exit::{Exit, Failure};
 use crate::settings::Settings;
+use crate::specpaxos::Wire;
 
 /// Run one replica of a group, until ctrl-c.
 ///
@@ -24,8 +24,8 @@ Examples:
   RUST_LOG=debug viewring replica --config cluster.toml --id 1 --app null
   viewring replica --config specpaxos.conf --id 0 --wire specpaxos --app null")]
 pub(crate) struct Args {
-    /// Describes the group: a file of ours, or one of specpaxos. With the latter, replicas speak with
-    /// one another, and with clients of ours, on that file's ports plus 1000.
+    /// Describes the group: a file of ours, or one of specpaxos. With the latter, replicas speak
+    /// with one another, and with clients of ours, on that file's ports plus 1000.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Which replica this is: its place in the file's list, from 0.
@@ -37,26 +37,6 @@ pub(crate) struct Args {
     /// What clients speak on the ports of a specpaxos configuration file.
     #[arg(long, value_enum, default_value = "viewring")]
     wire: Wire,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Wire {
-    /// Nothing there: clients of ours only.
-    Viewring,
-    /// What specpaxos' clients speak.
-    Specpaxos,
-    /// What Electrode's clients speak.
-    Electrode,
-}
-
-impl Wire {
-    fn dialect(self) -> Option<Dialect> {
-        match self {
-            Self::Viewring => None,
-            Self::Specpaxos => Some(Dialect::Specpaxos),
-            Self::Electrode => Some(Dialect::Electrode),
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

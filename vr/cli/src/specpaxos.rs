@@ -6,7 +6,41 @@
 
 use std::net::SocketAddr;
 
+use clap::ValueEnum;
+use viewring::specpaxos::Dialect;
+
 use crate::settings::resolve;
+
+/// What clients speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wire {
+    /// Our own format.
+    Viewring,
+    /// What specpaxos' clients speak, on the ports of its configuration file.
+    Specpaxos,
+    /// What Electrode's clients speak, there too.
+    Electrode,
+}
+
+impl Wire {
+    /// Which of the two layouts of specpaxos' messages it is, if any.
+    pub(crate) fn dialect(self) -> Option<Dialect> {
+        match self {
+            Self::Viewring => None,
+            Self::Specpaxos => Some(Dialect::Specpaxos),
+            Self::Electrode => Some(Dialect::Electrode),
+        }
+    }
+
+    /// The word on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Viewring => "viewring",
+            Self::Specpaxos => "specpaxos",
+            Self::Electrode => "electrode",
+        }
+    }
+}
 
 /// A group, as such a file describes it.
 #[derive(Debug, PartialEq, Eq)]

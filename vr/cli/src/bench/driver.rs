@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::channel::oneshot;
-use viewring::{CallError, Client, Session};
 use viewring_runtime::sim::Random;
 
+use super::caller::Caller;
 use super::pace::Pace;
 use super::workload::Workload;
 use crate::exit::Failure;
@@ -93,8 +93,7 @@ impl Shared {
 /// One client of a run.
 pub(super) struct Driver {
     pub(super) index: usize,
-    pub(super) client: Client,
-    pub(super) session: Session,
+    pub(super) caller: Caller,
     pub(super) workload: Rc<Workload>,
 }
 
@@ -104,8 +103,8 @@ impl Driver {
         let mut operation = Vec::new();
         for key in self.workload.share(self.index, clients) {
             self.workload.put(key, &mut operation);
-            let answer = self.session.call(&operation).await?;
-            if !self.workload.is_answer(&operation, &answer) {
+            let answer = self.caller.call(&operation, &Cell::default()).await?;
+            if answer.is_some_and(|answer| !self.workload.is_answer(&operation, &answer)) {
                 return Err(Failure::usage(
                     "the group does not run the key-value store: use --op null",
                 ));
@@ -126,40 +125,11 @@ impl Driver {
         loop {
             let due = shared.pace.next().await;
             self.workload.next(&mut random, &mut operation);
-            if self.call(&operation, shared).await? {
+            let answer = self.caller.call(&operation, &shared.unknown).await?;
+            if answer.is_some_and(|answer| self.workload.is_answer(&operation, &answer)) {
                 shared.answered(self.index, due.elapsed());
             } else {
                 shared.errors.set(shared.errors.get() + 1);
-            }
-        }
-    }
-
-    /// Whether the answer was one to the operation. None is, if the session was lost.
-    async fn call(&mut self, operation: &[u8], shared: &Shared) -> Result<bool, Failure> {
-        let mut answer = self.session.call(operation).await;
-        while let Err(CallError::Unknown { .. }) = answer {
-            shared.unknown.set(shared.unknown.get() + 1);
-            answer = self.session.settle().await;
-        }
-        match answer {
-            Ok(answer) => Ok(self.workload.is_answer(operation, &answer)),
-            Err(CallError::SessionLost) => {
-                self.register().await?;
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn register(&mut self) -> Result<(), Failure> {
-        loop {
-            match self.client.session().await {
-                Ok(session) => {
-                    self.session = session;
-                    return Ok(());
-                }
-                Err(CallError::Unknown { .. }) => {}
-                Err(error) => return Err(error.into()),
             }
         }
     }

@@ -7,22 +7,23 @@ use std::time::Duration;
 use futures::channel::oneshot;
 use futures::future::{Either, Shared as SharedFuture, select, try_join_all};
 use hdrhistogram::Histogram;
-use viewring::{CallError, Client, ClientConfig, ConfigError, Session, query_status};
 use viewring_runtime::time::{Instant, timeout, timeout_at};
 use viewring_runtime::{JoinHandle, spawn};
 
 use super::cpu::{Processes, Used};
 use super::driver::{Driver, Shared};
+use super::group::Group;
 use super::pace::{Pace, Schedule};
 use super::workload::Workload;
 use crate::exit::Failure;
 use crate::meter::Summary;
 use crate::output::Live;
-use crate::settings::Settings;
+use crate::specpaxos::Wire;
 
 /// What a run is told.
 #[derive(Clone, Debug)]
 pub(super) struct Run {
+    pub(super) wire: Wire,
     pub(super) clients: u32,
     /// Whether all clients share one socket, or have one each.
     pub(super) shared_socket: bool,
@@ -83,18 +84,14 @@ pub(super) type Asked = SharedFuture<std::pin::Pin<Box<dyn Future<Output = ()>>>
 ///
 /// # Errors
 /// When the group cannot be reached at all, or a client's socket fails.
-pub(super) async fn measure(
-    settings: &Settings,
-    run: &Run,
-    asked: &Asked,
-) -> Result<Measured, Failure> {
-    let opening = Box::pin(open(settings, run));
+pub(super) async fn measure(group: &Group, run: &Run, asked: &Asked) -> Result<Measured, Failure> {
+    let opening = Box::pin(open(group, run));
     let drivers = match select(asked.clone(), opening).await {
         Either::Left(_) => return Err(Failure::unreachable("ended before it could measure")),
         Either::Right((drivers, _)) => drivers?,
     };
-    let processes = Processes::find(&settings.replicas);
-    let leader = leader(settings).await;
+    let processes = Processes::find(group.replicas());
+    let leader = group.leader().await;
     let (tell, mut over) = oneshot::channel();
     let pace = match run.rate {
         None => Pace::Closed,
@@ -123,7 +120,7 @@ pub(super) async fn measure(
     let behind = shared.pace.behind(Instant::now());
     let cpu = processes.used().since(&before);
     drop(tasks);
-    let (leader_before, leader) = (leader, self::leader(settings).await);
+    let (leader_before, leader) = (leader, group.leader().await);
     let kept = shared.kept.as_ref().map(|kept| kept.take());
     let meter = shared.meter.borrow();
     Ok(Measured {
@@ -196,91 +193,16 @@ fn told(how: Result<Result<(), Failure>, oneshot::Canceled>) -> Result<(), Failu
 
 /// A run for a number of answers is given up when none has come for so long, at least.
 const SILENCE: Duration = Duration::from_secs(10);
-/// How long the first answer of the group may take.
-const FIRST_ANSWER: Duration = Duration::from_secs(3);
-/// How long replicas may take to tell how they are.
-const STATUS_PATIENCE: Duration = Duration::from_millis(300);
-
-/// Registers all sessions, and puts what will be read.
-async fn open(settings: &Settings, run: &Run) -> Result<Vec<Driver>, Failure> {
-    let clients = sockets(settings, run)?;
-    let patience = FIRST_ANSWER.min(run.timeout);
-    let first = match timeout(patience, clients[0].session()).await {
-        Ok(Ok(session)) => session,
-        Ok(Err(CallError::Unknown { .. })) | Err(_) => {
-            return Err(nobody_there(settings, patience).await);
-        }
-        Ok(Err(error)) => return Err(error.into()),
-    };
-    let rest = clients.iter().cycle().take(run.clients as usize).skip(1);
-    let rest = rest.map(Client::session);
-    let sessions = try_join_all(rest).await?;
-    let sessions = std::iter::once(first).chain(sessions);
-    let driver = |(index, (session, client)): (usize, (Session, &Client))| Driver {
+/// Opens all clients, and puts what will be read.
+async fn open(group: &Group, run: &Run) -> Result<Vec<Driver>, Failure> {
+    let callers = group.callers(run).await?.into_iter().enumerate();
+    let driver = |(index, caller)| Driver {
         index,
-        client: client.clone(),
-        session,
+        caller,
         workload: Rc::clone(&run.workload),
     };
-    let pairs = sessions.zip(clients.iter().cycle()).enumerate();
-    let mut drivers: Vec<Driver> = pairs.map(driver).collect();
+    let mut drivers: Vec<Driver> = callers.map(driver).collect();
     let count = drivers.len();
     try_join_all(drivers.iter_mut().map(|driver| driver.prepare(count))).await?;
     Ok(drivers)
-}
-
-/// One socket, or one for each client.
-fn sockets(settings: &Settings, run: &Run) -> Result<Vec<Client>, Failure> {
-    let config = settings.client(run.timeout);
-    let (count, config) = if run.shared_socket {
-        (1, config)
-    } else {
-        // One call is in flight on it: a buffer for the answer, and some for what comes twice.
-        let recv_buffers = 4;
-        let config = ClientConfig {
-            recv_buffers,
-            ..config
-        };
-        (run.clients, config)
-    };
-    let socket = |index| {
-        Client::new(config.clone()).map_err(|error| {
-            let out_of_files = matches!(&error, ConfigError::Bind(_, error)
-                if error.raw_os_error() == Some(TOO_MANY_OPEN_FILES));
-            if !out_of_files {
-                return error.into();
-            }
-            Failure::setup(format_args!(
-                "there can be no socket for client {index} of {count}: raise the limit of open \
-                 files (ulimit -n), or use --shared-socket"
-            ))
-        })
-    };
-    (1..=count).map(socket).collect()
-}
-
-/// `EMFILE`.
-const TOO_MANY_OPEN_FILES: i32 = 24;
-
-/// Why there was no answer at all.
-async fn nobody_there(settings: &Settings, patience: Duration) -> Failure {
-    let answers = query_status(settings.cluster, &settings.replicas, STATUS_PATIENCE).await;
-    let there = answers.map_or(0, |answers| answers.iter().flatten().count());
-    let why = match there {
-        0 => "does it run?".to_owned(),
-        1 => "one replica tells its status, but nobody serves: see viewring status".to_owned(),
-        n => format!("{n} replicas tell their status, but nobody serves: see viewring status"),
-    };
-    Failure::unreachable(format_args!(
-        "no answer within {patience:?} from the group at {}: {why}",
-        settings.addresses()
-    ))
-}
-
-/// The latest view, and its primary.
-async fn leader(settings: &Settings) -> Option<(u64, u8)> {
-    let answers = query_status(settings.cluster, &settings.replicas, STATUS_PATIENCE).await;
-    let answers = answers.ok()?.into_iter().flatten();
-    let normal = answers.filter(|status| status.status == "normal");
-    normal.map(|status| (status.view, status.primary)).max()
 }

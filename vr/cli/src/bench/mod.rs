@@ -1,12 +1,14 @@
 //! `viewring bench`: load a group, and tell how it bears that.
 //!
-//! `workload.rs` says what is called and `pace.rs` when; `driver.rs` is one client that does so,
-//! `measure.rs` a run of them and `sweep.rs` many runs; `report.rs` tells what was found, and
-//! `plot.rs` draws it.
+//! `group.rs` is what is measured and `caller.rs` what reaches it; `workload.rs` says what is
+//! called and `pace.rs` when; `driver.rs` is one client that does so, `measure.rs` a run of them
+//! and `sweep.rs` many runs; `report.rs` tells what was found, and `plot.rs` draws it.
 
+mod caller;
 mod chart;
 mod cpu;
 mod driver;
+mod group;
 mod latency_file;
 mod measure;
 mod pace;
@@ -26,6 +28,7 @@ use serde::Serialize;
 use viewring::kv::{KEY_BYTES_MAX, KvError, VALUE_BYTES_MAX};
 use viewring_runtime::signal;
 
+use self::group::Group;
 use self::measure::{Asked, Ending, Measured, Run, Until, measure};
 use self::report::Report;
 use self::sweep::Sweep;
@@ -33,7 +36,7 @@ use self::workload::{Op, Popularity, Workload};
 use crate::duration::{parse, parse_positive};
 use crate::exit::{self, Exit, Failure};
 use crate::output;
-use crate::settings::Settings;
+use crate::specpaxos::Wire;
 
 /// Measure a group: each client calls, waits for the answer, and calls again.
 ///
@@ -46,6 +49,7 @@ Examples:
   viewring bench --config cluster.toml --clients 64 --requests 200000 --op null --json
   viewring bench --config cluster.toml --clients 256 --rate 50000 --duration 30s
   viewring bench --config cluster.toml --sweep 1,2,4,...,256 --duration 3s --svg sweep.svg
+  viewring bench --config specpaxos.conf --wire specpaxos --clients 64 --op null
   viewring bench --config cluster.toml --op mix --reads 95 --keys 100000 --popularity zipf
 
 Ctrl-c ends it early, with the result so far.")]
@@ -53,6 +57,9 @@ pub(crate) struct Args {
     /// Describes the group.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// What the clients speak. Other than viewring, the file has to be one of specpaxos.
+    #[arg(long, value_enum, default_value = "viewring")]
+    wire: Wire,
     /// How many clients there are: a session each, one operation in flight each.
     #[arg(long, value_name = "N", default_value_t = 16,
           value_parser = clap::value_parser!(u32).range(1..=16_384))]
@@ -114,20 +121,20 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
-    let settings = Settings::load(&args.config)?;
+    let group = Group::load(&args.config, args.wire)?;
     let run = args.run()?;
     exit::block_on(async {
         let asked: Asked = signal::shutdown().map(drop).boxed_local().shared();
         match &args.sweep {
-            None => once(&settings, &run, args, &asked).await,
-            Some(Sweep(clients)) => each(&settings, &run, clients, args, &asked).await,
+            None => once(&group, &run, args, &asked).await,
+            Some(Sweep(clients)) => each(&group, &run, clients, args, &asked).await,
         }
     })
 }
 
 /// One run.
-async fn once(settings: &Settings, run: &Run, args: &Args, asked: &Asked) -> Result<Exit, Failure> {
-    let mut measured = measure(settings, run, asked).await?;
+async fn once(group: &Group, run: &Run, args: &Args, asked: &Asked) -> Result<Exit, Failure> {
+    let mut measured = measure(group, run, asked).await?;
     let report = Report::of(run, &measured);
     if args.json {
         output::json(&report)?;
@@ -145,7 +152,7 @@ async fn once(settings: &Settings, run: &Run, args: &Args, asked: &Asked) -> Res
 
 /// One run for each number of clients.
 async fn each(
-    settings: &Settings,
+    group: &Group,
     run: &Run,
     clients: &[u32],
     args: &Args,
@@ -158,7 +165,7 @@ async fn each(
             clients,
             ..run.clone()
         };
-        let measured = match measure(settings, &run, asked).await {
+        let measured = match measure(group, &run, asked).await {
             Ok(measured) => measured,
             Err(failure) => {
                 exit = Err(failure);
@@ -218,7 +225,14 @@ impl Args {
             Some(count) => Until::Answered(count),
             None => Until::Elapsed(self.duration),
         };
+        if self.wire != Wire::Viewring && self.shared_socket {
+            return Err(Failure::usage(format_args!(
+                "a client of {} has a socket of its own: leave --shared-socket out",
+                self.wire.name()
+            )));
+        }
         Ok(Run {
+            wire: self.wire,
             clients: self.clients,
             shared_socket: self.shared_socket,
             rate: self.rate,

@@ -14,6 +14,7 @@ use crate::output::{counted, thousands};
 /// What a run found.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
+    wire: &'static str,
     pub(super) clients: u32,
     shared_socket: bool,
     op: &'static str,
@@ -55,6 +56,7 @@ pub(super) struct Share {
 impl Report {
     pub(super) fn of(run: &Run, measured: &Measured) -> Self {
         Self {
+            wire: run.wire.name(),
             clients: run.clients,
             shared_socket: run.shared_socket,
             op: run.workload.op().name(),
@@ -82,13 +84,15 @@ impl Report {
         } else {
             "with a socket each"
         };
-        match self.rate {
-            None => format!("{sockets}, closed loop; operation: {op}"),
-            Some(rate) => format!(
-                "{sockets}, open loop of {} requests a second; operation: {op}",
-                thousands(rate.into())
-            ),
-        }
+        let pace = match self.rate {
+            None => "closed loop".to_owned(),
+            Some(rate) => format!("open loop of {} requests a second", thousands(rate.into())),
+        };
+        let wire = match self.wire {
+            "viewring" => String::new(),
+            wire => format!("; datagrams of {wire}"),
+        };
+        format!("{sockets}, {pace}; operation: {op}{wire}")
     }
 }
 
@@ -157,6 +161,7 @@ impl Report {
             percent: 0.0,
         };
         Self {
+            wire: "viewring",
             clients,
             shared_socket: false,
             op: "null",

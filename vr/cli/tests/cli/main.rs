@@ -111,6 +111,19 @@ fn a_group_that_is_not_there_is_unreachable() {
     }
     let bench = config.run("bench", &["--timeout", "300ms", "--duration", "1s"]);
     bench.complains(3, &["no answer within 300ms", &address, "does it run?"]);
+    let of_specpaxos = ConfigFile::of_specpaxos();
+    let address = format!("127.0.0.1:{}", of_specpaxos.port);
+    let wire = ["--wire", "specpaxos", "--timeout", "300ms"];
+    of_specpaxos
+        .run("bench", &wire)
+        .complains(3, &["no answer within 300ms", &address]);
+    let shared = [&wire[..], &["--shared-socket"]].concat();
+    of_specpaxos
+        .run("bench", &shared)
+        .complains(2, &["leave --shared-socket out"]);
+    config
+        .run("bench", &wire)
+        .complains(2, &["lines of f and replica"]);
     let alone = config.replica(1);
     let bench = config.run("bench", &["--timeout", "300ms", "--duration", "1s"]);
     bench.complains(3, &["one replica", "viewring status"]);

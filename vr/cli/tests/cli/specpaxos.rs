@@ -74,6 +74,43 @@ fn a_specpaxos_file_makes_a_group_that_serves_specpaxos_clients() {
 }
 
 #[test]
+fn the_bench_measures_as_clients_of_specpaxos_too() {
+    let config = ConfigFile::of_specpaxos();
+    let _replicas = group(&config);
+    let args = [
+        "--op",
+        "null",
+        "--clients",
+        "4",
+        "--requests",
+        "200",
+        "--warm-up",
+        "0s",
+        "--json",
+    ];
+    for wire in ["specpaxos", "viewring"] {
+        let ended = config.run("bench", &[&args[..], &["--wire", wire]].concat());
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let report = ended.json();
+        assert_eq!(
+            (&report["ops"], &report["wire"]),
+            (&200.into(), &wire.into()),
+            "{report}"
+        );
+        assert_eq!(
+            (&report["errors"], &report["unknown"]),
+            (&0.into(), &0.into()),
+            "{report}"
+        );
+        assert!(report["cpu"]["primary"].is_object(), "{report}");
+    }
+    let mute = ["--wire", "electrode", "--timeout", "300ms"];
+    config
+        .run("bench", &mute)
+        .complains(3, &["no answer within 300ms", "as electrode does"]);
+}
+
+#[test]
 fn what_is_wrong_with_a_specpaxos_file_is_told_with_its_line() {
     let four = "f 1\n".to_owned() + &"replica 127.0.0.1:9\n".repeat(2);
     let replica = |text: &str, more: &[&str]| {

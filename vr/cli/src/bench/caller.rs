@@ -1,0 +1,90 @@
+//! What has a group execute an operation: a session of ours, or a client of another system.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use viewring::{CallError, Client, Session, specpaxos};
+use viewring_runtime::time::timeout;
+
+use crate::exit::Failure;
+
+/// Calls operations, one at a time.
+pub(super) enum Caller {
+    Session {
+        client: Client,
+        session: Session,
+    },
+    Specpaxos {
+        client: Box<specpaxos::Client>,
+        /// What has no answer for so long is unknown.
+        timeout: Duration,
+        /// The latest view that any caller heard of.
+        view: Rc<Cell<u64>>,
+    },
+}
+
+impl Caller {
+    /// The answer to `operation`, however often it has to be asked for: `unknown` counts how often
+    /// none came in time. `None`: the session was lost, and there is a new one.
+    ///
+    /// # Errors
+    /// When it makes no sense to go on.
+    pub(super) async fn call(
+        &mut self,
+        operation: &[u8],
+        unknown: &Cell<u64>,
+    ) -> Result<Option<Rc<[u8]>>, Failure> {
+        match self {
+            Self::Session { client, session } => call(client, session, operation, unknown).await,
+            Self::Specpaxos {
+                client,
+                timeout: patience,
+                view,
+            } => {
+                let mut answer = pin!(client.call(operation));
+                // It sends again by itself.
+                let answer = loop {
+                    match timeout(*patience, answer.as_mut()).await {
+                        Ok(answer) => break answer,
+                        Err(_elapsed) => unknown.set(unknown.get() + 1),
+                    }
+                };
+                let answer = answer.map_err(|error| {
+                    Failure::setup(format_args!("a client's socket has failed: {error}"))
+                })?;
+                view.set(view.get().max(answer.view));
+                Ok(Some(answer.result.into()))
+            }
+        }
+    }
+}
+
+async fn call(
+    client: &Client,
+    session: &mut Session,
+    operation: &[u8],
+    unknown: &Cell<u64>,
+) -> Result<Option<Rc<[u8]>>, Failure> {
+    let mut answer = session.call(operation).await;
+    while let Err(CallError::Unknown { .. }) = answer {
+        unknown.set(unknown.get() + 1);
+        answer = session.settle().await;
+    }
+    match answer {
+        Ok(answer) => return Ok(Some(answer)),
+        Err(CallError::SessionLost) => {}
+        Err(error) => return Err(error.into()),
+    }
+    loop {
+        match client.session().await {
+            Ok(registered) => {
+                *session = registered;
+                return Ok(None);
+            }
+            Err(CallError::Unknown { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
