@@ -4,6 +4,8 @@
 //! # A comment.
 //! replicas 3            # before anything else; 3 if missing
 //! clients 2             # 2 if missing
+//! walk-ins 1            # clients that never register, besides; 0 if missing. With these,
+//! clients 0             # there need be no others
 //! seed 7                # for what is left to chance; 1 if missing
 //! window 4              # how much may be uncommitted; 1024 if missing
 //! value-bytes 4000      # how long values are; 8 if missing
@@ -23,7 +25,8 @@
 //! # Who
 //!
 //! A replica is a number or `primary`, that of the latest view that has begun. `client` is the
-//! first client. In rules, `any` is everybody.
+//! first client; a client that never registers is one if there are no others. In rules, `any` is
+//! everybody; they are about our own messages, not about those of clients that never register.
 //!
 //! # What happens
 //!
@@ -76,6 +79,7 @@ use std::time::Duration;
 use thiserror::Error;
 use viewring_protocol::{ReplicaId, Role};
 use viewring_runtime::sim::{Delay, Keep, Link, NodeId, Packet, Random, RuleGuard, Verdict};
+use viewring_transport::specpaxos::Dialect;
 
 use self::parse::{Command, Condition, Count, Kinds, Rule, Script, Who};
 use super::run::{Failure, Report, caught};
@@ -133,6 +137,7 @@ impl Play {
     fn new(script: &Script, bug: Option<Planted>) -> Self {
         let config = ClusterConfig {
             window: script.window,
+            walk_ins: (script.walk_ins > 0).then_some(Dialect::Specpaxos),
             bug,
             ..ClusterConfig::new(script.replicas)
         };
@@ -148,8 +153,15 @@ impl Play {
             value_bytes: script.value_bytes,
         };
         let random = Random::new(script.seed);
-        let clients = (0..script.clients)
-            .map(|client| stage.start_caller(&workload, random.fork(u64::from(client))));
+        let all = 0..script.clients.saturating_add(script.walk_ins);
+        let clients = all.map(|client| {
+            let random = random.fork(u64::from(client));
+            if client < script.clients {
+                stage.start_caller(&workload, random)
+            } else {
+                stage.start_walk_in(&workload, random)
+            }
+        });
         let first_client = clients.min().expect("a script has clients");
         Self {
             stage,

@@ -101,6 +101,7 @@ impl Compare {
 pub(super) struct Script {
     pub(super) replicas: u8,
     pub(super) clients: u8,
+    pub(super) walk_ins: u8,
     pub(super) seed: u64,
     pub(super) window: u64,
     pub(super) value_bytes: usize,
@@ -113,6 +114,7 @@ impl Script {
         let mut script = Self {
             replicas: 3,
             clients: 2,
+            walk_ins: 0,
             seed: 1,
             window: 1024,
             value_bytes: 8,
@@ -150,6 +152,7 @@ impl Script {
             }
             ["replicas", count] => self.replicas = parse(count)?,
             ["clients", count] => self.clients = parse(count)?,
+            ["walk-ins", count] => self.walk_ins = parse(count)?,
             ["seed", seed] => self.seed = parse(seed)?,
             ["window", window] => self.window = parse(window)?,
             ["value-bytes", bytes] => self.value_bytes = parse(bytes)?,
@@ -159,7 +162,7 @@ impl Script {
         if ![1, 3, 5, 7].contains(&self.replicas) {
             return Err(String::from("a group has 1, 3, 5 or 7 replicas"));
         }
-        if self.clients == 0 || self.window == 0 {
+        if (self.clients == 0 && self.walk_ins == 0) || self.window == 0 {
             return Err(String::from("there is at least one"));
         }
         Ok(())
