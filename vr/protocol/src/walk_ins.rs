@@ -97,12 +97,6 @@ impl WalkIns {
     /// Remembers the result of an entry that was executed, and makes room for it.
     pub(crate) fn record(&mut self, entry: &Entry, result: &[u8]) -> WalkInReply {
         let id = entry.client();
-        if !self.clients.contains_key(&id) {
-            if self.clients.len() >= self.capacity {
-                self.forget_idlest();
-            }
-            self.ages.insert(entry.op(), id);
-        }
         let client = Client {
             number: entry.number(),
             op: entry.op(),
@@ -111,12 +105,19 @@ impl WalkIns {
         };
         let reply = client.reply(id);
         self.kept_bytes += result.len();
-        if let Some(before) = self.clients.insert(id, client) {
+        if let Some(known) = self.clients.get_mut(&id) {
             assert!(
-                before.number < entry.number(),
+                known.number < entry.number(),
                 "requests of a client are executed in order, once"
             );
-            self.kept_bytes -= before.result.len();
+            self.kept_bytes -= known.result.len();
+            *known = client;
+        } else {
+            if self.clients.len() >= self.capacity {
+                self.forget_idlest();
+            }
+            self.clients.insert(id, client);
+            self.ages.insert(entry.op(), id);
         }
         // The client itself is heard last: it is forgotten only if nobody else is left.
         while self.kept_bytes > KEPT_BYTES_MAX {

@@ -140,7 +140,8 @@ impl NodeConfig {
             dialect: walk_ins.dialect,
             max_message: default.max_message.max(2 * self.max_operation_bytes),
             socket: UdpOptions {
-                recv_buffers: 1024,
+                // Each is long enough for the longest datagram of the format.
+                recv_buffers: 512,
                 sends_in_flight: 8192,
                 ..default.socket
             },
