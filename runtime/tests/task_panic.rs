@@ -2,21 +2,30 @@
 
 mod counted;
 
+use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Once};
 use std::task::{Context, Wake};
 use std::time::Duration;
 
-use counted::{Counts, runtime};
+use counted::Counts;
 use tracing::span;
 use viewring_runtime::time::sleep;
-use viewring_runtime::{JoinError, metrics, spawn, yield_now};
+use viewring_runtime::{JoinError, Runtime, metrics, spawn, yield_now};
 
-/// Counts the errors that are logged.
-struct Errors(Arc<AtomicU32>);
+thread_local! {
+    static ERRORS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Counts the errors that are logged, each on its thread.
+///
+/// One for the whole process, set before anything is logged. With one for the thread of a test, a
+/// test on another thread could be the first to log something: `tracing` would remember that
+/// nobody wants to hear it.
+struct Errors;
 
 impl tracing::Subscriber for Errors {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
@@ -32,7 +41,7 @@ impl tracing::Subscriber for Errors {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, _: &tracing::Event<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        ERRORS.set(ERRORS.get() + 1);
     }
 
     fn enter(&self, _: &span::Id) {}
@@ -40,11 +49,18 @@ impl tracing::Subscriber for Errors {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// How many errors `f` logs.
+/// A runtime whose errors are counted.
+fn runtime() -> Runtime {
+    static COUNTED: Once = Once::new();
+    COUNTED.call_once(|| tracing::subscriber::set_global_default(Errors).expect("the only one"));
+    counted::runtime()
+}
+
+/// How many errors `f` logs on this thread.
 fn logged(f: impl FnOnce()) -> u32 {
-    let errors = Arc::default();
-    tracing::subscriber::with_default(Errors(Arc::clone(&errors)), f);
-    errors.load(Ordering::Relaxed)
+    let before = ERRORS.get();
+    f();
+    ERRORS.get() - before
 }
 
 #[test]
@@ -72,7 +88,14 @@ fn a_panic_reaches_the_joiner_and_nobody_else() {
 
 #[test]
 fn a_panic_in_a_detached_task_is_counted_and_logged() {
+    let elsewhere = || {
+        runtime().block_on(async {
+            spawn(async { panic!("not here") }).detach();
+            yield_now().await;
+        });
+    };
     let logged = logged(|| {
+        std::thread::spawn(elsewhere).join().expect("it ends");
         runtime().block_on(async {
             spawn(async { panic!("unobserved") }).detach();
             yield_now().await;
