@@ -43,7 +43,8 @@
 //! # Order
 //!
 //! Reads and writes in flight are not ordered among each other. Syncs of one [`File`], and durable
-//! writes, go one after the other: so each knows whether one before it has failed.
+//! writes, go one after the other, in the order in which they were first polled: so each knows
+//! whether one before it has failed. Poll those that you hold, or drop them: others wait behind.
 //!
 //! # What dropping a future does
 //!
@@ -125,8 +126,10 @@ pub struct File {
 
 /// One operation transfers no more than that, as read(2) says.
 const TRANSFER_MAX: usize = 0x7fff_f000;
-/// A whole file is read in pieces of that.
+/// A whole file is read in pieces of that,
 const PIECE: usize = 1 << 20;
+/// or at least of that: some files do not tell how long they are.
+const PIECE_MIN: usize = 4096;
 
 impl File {
     /// Opens a file for reading.
@@ -289,7 +292,7 @@ impl File {
         let mut all = Vec::new();
         // Usually one read brings all, and a second one, of nothing, proves it.
         let size = usize::try_from(self.size().await?).unwrap_or(PIECE);
-        let mut room = Buf::with_capacity(size.clamp(1, PIECE));
+        let mut room = Buf::with_capacity(size.clamp(PIECE_MIN, PIECE));
         loop {
             room = self.read_buf_at(room, all.len() as u64).await?;
             if room.is_empty() {
@@ -328,6 +331,9 @@ impl File {
         let Outcome::Bytes(written) = write.await? else {
             unreachable!("a write transfers bytes")
         };
+        if written > 0 {
+            self.shared.reached(offset + written as u64);
+        }
         Ok(written)
     }
 
@@ -377,16 +383,22 @@ impl File {
     /// # Errors
     /// As for [`write_durable_at`](Self::write_durable_at).
     pub async fn write_durable_buf_at(&self, data: SharedBuf, offset: u64) -> io::Result<()> {
-        check_range(offset, data.len())?;
+        let len = data.len();
+        check_range(offset, len)?;
         let _alone = self.shared.admit_alone().await?;
-        self.write_and_sync(data, offset).await
+        self.write_and_sync(data, offset).await?;
+        if len > 0 {
+            self.shared.reached(offset + len as u64);
+        }
+        Ok(())
     }
 
     /// Appends a copy of all of `data` and makes it durable, usually in one trip; says at which
     /// offset it begins.
     ///
-    /// Where the file ends is asked once, so let nobody else make it longer meanwhile. Appends go
-    /// one after the other. One that failed or was dropped leaves no hole: the next one overwrites
+    /// Where the file ends is asked once; what is written through this [`File`] beyond that moves
+    /// it, so let nobody else make the file longer or shorter meanwhile. Appends go one after the
+    /// other, in the order in which they were first polled. One that failed or was dropped leaves no hole: the next one overwrites
     /// what was written of it. So what is read back must tell a whole record from the rest of an
     /// older one, by a checksum that knows its place.
     ///

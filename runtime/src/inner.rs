@@ -144,10 +144,10 @@ impl Inner {
         reactor.is_ok_and(|mut reactor| reactor.unpark_peer(peer))
     }
 
-    /// Has everybody who waits there woken in this turn, once the sink that says so is done. At
-    /// once if there are no more turns; call it when nothing is borrowed.
-    pub(crate) fn wake_soon(&self, waiters: &Waiters) {
-        waiters.take(usize::MAX, &mut *self.due.borrow_mut());
+    /// Has those who wait there for no more than `there` woken in this turn, once the sink that
+    /// says so is done. At once if there are no more turns; call it when nothing is borrowed.
+    pub(crate) fn wake_soon(&self, waiters: &Waiters, there: usize) {
+        waiters.take(there, &mut *self.due.borrow_mut());
         if self.is_closed() {
             self.wake_due();
         }

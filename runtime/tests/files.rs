@@ -5,12 +5,13 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::rc::Rc;
 
 use futures::FutureExt;
 use futures::future::join_all;
 use viewring_runtime::buf::{Buf, BufPool, SharedBuf};
 use viewring_runtime::fs::{File, OpenOptions, sync_dir};
-use viewring_runtime::{metrics, yield_now};
+use viewring_runtime::{metrics, spawn, yield_now};
 
 use self::conformance::drained;
 
@@ -28,7 +29,9 @@ bodies! {
     a_whole_file_is_read_whatever_its_length
     an_emptied_file_is_empty
     appends_go_one_after_the_other
+    whoever_waits_for_a_sync_gets_its_turn
     an_append_begins_where_the_file_ends
+    an_append_begins_behind_what_was_written_meanwhile
     nothing_can_be_written_durably
     buffers_are_used_without_a_copy
     many_operations_at_once
@@ -198,6 +201,19 @@ async fn a_whole_file_is_read_whatever_its_length() {
     }
 }
 
+#[test]
+fn a_file_that_does_not_tell_its_length_is_read_in_a_few_reads() {
+    let read = viewring_runtime::block_on(async {
+        let file = File::open("/proc/self/status").await?;
+        assert_eq!(file.size().await?, 0);
+        let read = file.read_to_end().await?;
+        assert!(metrics().reactor("submitted") < 10);
+        Ok::<_, std::io::Error>(read)
+    });
+    let read = read.expect("a runtime").expect("read");
+    assert!(read.starts_with(b"Name:"));
+}
+
 async fn an_emptied_file_is_empty() {
     let folder = Folder::new("emptied");
     let file = folder.file().await;
@@ -236,6 +252,48 @@ async fn appends_go_one_after_the_other() {
     }
     offsets.sort_unstable();
     assert!(offsets.into_iter().eq((0..50).map(|place| place * 100)));
+}
+
+async fn whoever_waits_for_a_sync_gets_its_turn() {
+    let folder = Folder::new("turns");
+    let file = Rc::new(folder.file().await);
+    let appending = async |name: u8, file: Rc<File>| {
+        for _ in 0..10 {
+            file.append_durable(&[name]).await.expect("durable");
+        }
+    };
+    let tasks = b"abcd".map(|name| spawn(appending(name, Rc::clone(&file))));
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    let whole = file.read_to_end().await.expect("read");
+    assert_eq!(whole, b"abcd".repeat(10), "in turn");
+    // Also one that waits only now and then.
+    let syncing = Rc::clone(&file);
+    let syncs = spawn(async move {
+        while Rc::strong_count(&syncing) > 1 {
+            syncing.sync_data().await.expect("synced");
+        }
+    });
+    yield_now().await;
+    for _ in 0..10 {
+        file.sync_data().await.expect("synced");
+    }
+    drop(file);
+    syncs.await.expect("no panic");
+}
+
+async fn an_append_begins_behind_what_was_written_meanwhile() {
+    let folder = Folder::new("meanwhile");
+    let file = folder.file().await;
+    assert_eq!(file.append_durable(b"abc").await.expect("durable"), 0);
+    file.write_all_at(b"defg", 3).await.expect("written");
+    assert_eq!(file.append_durable(b"h").await.expect("durable"), 7);
+    file.write_durable_at(b"i", 8).await.expect("durable");
+    file.write_durable_at(b"A", 0).await.expect("durable");
+    file.write_all_at(b"", 100).await.expect("nothing to do");
+    assert_eq!(file.append_durable(b"j").await.expect("durable"), 9);
+    assert_eq!(file.read_to_end().await.expect("read"), b"Abcdefghij");
 }
 
 async fn an_append_begins_where_the_file_ends() {

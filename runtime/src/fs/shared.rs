@@ -4,10 +4,15 @@
 //! dropped, and no sync while another sync is in flight. The first keeps an old write from landing
 //! on a newer one. The second is needed because the kernel tells of a loss once per open file, to
 //! one sync: with two in flight, the other would say that all is well, and might say it first.
+//!
+//! Who waits to sync stands in a line. A task that syncs again and again would otherwise be first
+//! every time: it runs when its sync ends, and the others are woken after that.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -50,6 +55,10 @@ pub(super) struct Shared {
     abandoned: Cell<usize>,
     /// A sync is in flight, or about to be.
     taken: Cell<bool>,
+    /// The tickets of those who wait to sync, ascending. Each is also what its waker wants.
+    line: RefCell<VecDeque<usize>>,
+    /// The last ticket. 0 is none: a write that waits wants that.
+    tickets: Cell<usize>,
     /// Where the next append begins, once it was asked.
     end: Cell<Option<u64>>,
     failed: RefCell<Option<SyncFailed>>,
@@ -64,6 +73,8 @@ impl Shared {
             path: path.to_owned(),
             abandoned: Cell::new(0),
             taken: Cell::new(false),
+            line: RefCell::default(),
+            tickets: Cell::new(0),
             end: Cell::new(None),
             failed: RefCell::new(None),
             waiting: Waiters::default(),
@@ -89,8 +100,45 @@ impl Shared {
         Admission {
             shared: self,
             alone,
+            ticket: 0,
             place: Place::default(),
         }
+    }
+
+    /// The end of the line.
+    fn line_up(&self) -> usize {
+        let ticket = self.tickets.get() + 1;
+        self.tickets.set(ticket);
+        self.line.borrow_mut().push_back(ticket);
+        ticket
+    }
+
+    fn leave_line(&self, ticket: usize) {
+        let mut line = self.line.borrow_mut();
+        if let Ok(place) = line.binary_search(&ticket) {
+            line.remove(place);
+        }
+    }
+
+    fn is_next(&self, ticket: usize) -> bool {
+        !self.taken.get() && self.line.borrow().front() == Some(&ticket)
+    }
+
+    /// Has those woken who may start now: writes, and the first in the line.
+    fn wake_next(&self) {
+        let next = match self.line.borrow().front() {
+            _ if self.runtime.is_closed() => usize::MAX, // all are to be told
+            _ if self.abandoned.get() > 0 => return,
+            Some(&first) if !self.taken.get() => first,
+            Some(_) | None => 0,
+        };
+        self.runtime.wake_soon(&self.waiting, next);
+    }
+
+    /// Something was written up to there, and not by an append: the next append begins behind it.
+    pub(super) fn reached(&self, end: u64) {
+        let longer = |known: u64| known.max(end);
+        self.end.set(self.end.get().map(longer));
     }
 
     /// Starts an operation, when it was admitted if it is one that has to be.
@@ -145,7 +193,7 @@ impl Sink for Shared {
         if let Ok(Outcome::Synced { sync, .. }) = result {
             let _kept = self.judge(sync); // nobody is there to hear it, but the file knows
         }
-        self.runtime.wake_soon(&self.waiting);
+        self.wake_next();
     }
 }
 
@@ -153,6 +201,8 @@ impl Sink for Shared {
 pub(super) struct Admission<'a> {
     shared: &'a Shared,
     alone: bool,
+    /// Its place in the line, if it has one.
+    ticket: usize,
     place: Place,
 }
 
@@ -165,12 +215,18 @@ impl Future for Admission<'_> {
         if shared.runtime.is_closed() {
             return Poll::Ready(Err(io::Error::other(Gone)));
         }
-        if shared.abandoned.get() > 0 || this.alone && shared.taken.get() {
-            shared.waiting.wait(&mut this.place, 0, cx);
+        if this.alone && this.ticket == 0 {
+            this.ticket = shared.line_up();
+        }
+        if shared.abandoned.get() > 0 || this.alone && !shared.is_next(this.ticket) {
+            shared.waiting.wait(&mut this.place, this.ticket, cx);
             return Poll::Pending;
         }
         shared.check()?;
-        shared.taken.set(shared.taken.get() || this.alone);
+        if this.alone {
+            shared.leave_line(mem::take(&mut this.ticket));
+            shared.taken.set(true);
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -178,6 +234,10 @@ impl Future for Admission<'_> {
 impl Drop for Admission<'_> {
     fn drop(&mut self) {
         self.shared.waiting.leave(&mut self.place);
+        if self.ticket > 0 {
+            self.shared.leave_line(self.ticket);
+            self.shared.wake_next();
+        }
     }
 }
 
@@ -201,7 +261,7 @@ impl Alone<'_> {
 impl Drop for Alone<'_> {
     fn drop(&mut self) {
         self.shared.taken.set(false);
-        self.shared.runtime.wake_soon(&self.shared.waiting);
+        self.shared.wake_next();
     }
 }
 

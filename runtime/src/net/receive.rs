@@ -149,7 +149,7 @@ impl Sink for Receiver {
                 *self.error.borrow_mut() = Some(error);
             }
         }
-        self.runtime.wake_soon(&self.waiting);
+        self.runtime.wake_soon(&self.waiting, usize::MAX);
     }
 }
 
