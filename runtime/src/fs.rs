@@ -254,9 +254,11 @@ impl File {
         let mut filled = 0;
         while filled < buf.len() {
             let read = self.read_at(&mut buf[filled..], offset + filled as u64);
-            match read.await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => filled += read,
+            match read.await {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -294,7 +296,14 @@ impl File {
         let size = usize::try_from(self.size().await?).unwrap_or(PIECE);
         let mut room = Buf::with_capacity(size.clamp(PIECE_MIN, PIECE));
         loop {
-            room = self.read_buf_at(room, all.len() as u64).await?;
+            let capacity = room.capacity();
+            room = match self.read_buf_at(room, all.len() as u64).await {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    room = Buf::with_capacity(capacity);
+                    continue;
+                }
+                read => read?,
+            };
             if room.is_empty() {
                 return Ok(all);
             }
@@ -309,8 +318,9 @@ impl File {
     /// decided.
     ///
     /// # Errors
-    /// What pwrite(2) says: no space … [`SyncFailed`] when an earlier sync has failed, and
-    /// [`Gone`](crate::Gone), each in an [`io::Error`].
+    /// What pwrite(2) says: no space … [`InvalidInput`](io::ErrorKind::InvalidInput) for an end
+    /// beyond 2^63 - 1, or for 4 GiB and more to be written whole. [`SyncFailed`] when an earlier
+    /// sync has failed, and [`Gone`](crate::Gone), each in an [`io::Error`].
     pub async fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
         let data = &data[..data.len().min(TRANSFER_MAX)];
         self.write_buf_at(SharedBuf::copy_from(data), offset).await
@@ -345,8 +355,7 @@ impl File {
     /// # Errors
     /// As for [`write_at`](Self::write_at); a part may have been written.
     pub async fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let mut rest = SharedBuf::copy_from(data);
-        let mut offset = offset;
+        let (mut rest, mut offset) = (copy(data, offset)?, offset);
         while !rest.is_empty() {
             match self.write_buf_at(rest.clone(), offset).await {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -371,7 +380,7 @@ impl File {
     /// As for [`write_at`](Self::write_at) and [`sync_data`](Self::sync_data); then a part may have
     /// been written, and nothing of it counts.
     pub async fn write_durable_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let data = SharedBuf::copy_from(data);
+        let data = copy(data, offset)?;
         self.write_durable_buf_at(data, offset).await
     }
 
@@ -408,7 +417,7 @@ impl File {
     /// # Errors
     /// As for [`write_durable_at`](Self::write_durable_at) and [`size`](Self::size).
     pub async fn append_durable(&self, data: &[u8]) -> io::Result<u64> {
-        let data = SharedBuf::copy_from(data);
+        let data = copy(data, 0)?;
         self.append_durable_buf(data).await
     }
 
@@ -542,8 +551,18 @@ pub async fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
     directory.sync_all().await
 }
 
+/// A copy of what is to be written.
+fn copy(data: &[u8], offset: u64) -> io::Result<SharedBuf> {
+    check_range(offset, data.len())?;
+    Ok(SharedBuf::copy_from(data))
+}
+
 /// Beyond the greatest file there is nothing; and the kernel gives the last offsets other meanings.
 fn check_range(offset: u64, len: usize) -> io::Result<()> {
+    if u32::try_from(len).is_err() {
+        let what = "no more than 2^32 - 1 bytes are written at once";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
     let end = offset.checked_add(len as u64);
     if end.is_none_or(|end| i64::try_from(end).is_err()) {
         let what = "no file is longer than 2^63 - 1 bytes";
@@ -561,4 +580,19 @@ fn with_path(error: io::Error, path: &Path) -> io::Error {
         return error; // it is our own
     }
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_fits_a_buffer_is_refused() {
+        let Ok(len) = usize::try_from(1u64 << 32) else {
+            return; // there is no such slice
+        };
+        check_range(0, len - 1).expect("it fits");
+        let error = check_range(0, len).expect_err("it does not");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
 }

@@ -159,10 +159,14 @@ impl Shared {
         if is_cancelled(&error) {
             return Err(error); // it was not done
         }
+        let mut kind = error.kind();
+        if kind == io::ErrorKind::Interrupted {
+            kind = io::ErrorKind::Other; // that one asks to try again
+        }
         let failed = SyncFailed {
             path: self.path.clone(),
             cause: error.to_string(),
-            kind: error.kind(),
+            kind,
         };
         tracing::error!(%failed, "a file is poisoned");
         // The first failure is the one to be told.
@@ -290,5 +294,30 @@ impl Drop for Running<'_> {
             heir.abandoned.set(heir.abandoned.get() + 1);
             operation.leave_to(Rc::clone(heir) as Rc<dyn Sink>);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::current::current;
+    use crate::fs::File;
+
+    #[test]
+    fn a_sync_that_was_interrupted_poisons_and_is_not_to_be_tried_again() {
+        let written = crate::block_on(async {
+            let runtime = current();
+            let id = runtime.reactor().new_file();
+            let file = File {
+                shared: Shared::new(&runtime, id, Path::new("log")),
+            };
+            let interrupted = io::Error::from_raw_os_error(libc::EINTR);
+            let judged = file.shared.judge(Err(interrupted));
+            let kind = judged.expect_err("it failed").kind();
+            assert_ne!(kind, io::ErrorKind::Interrupted);
+            file.write_all_at(b"x", 0).await
+        });
+        let error = written.expect("a runtime").expect_err("poisoned");
+        assert!(error.downcast::<SyncFailed>().is_ok());
     }
 }

@@ -327,11 +327,14 @@ impl Uring {
     fn turn_while(&mut self, bound: Instant, is_awaited: impl Fn(&mut Self) -> bool) {
         while is_awaited(self) {
             self.arm_timer(bound);
-            if self.ring.enter(true).is_err() || self.now() >= bound {
+            if self.ring.enter(true).is_err() {
                 return;
             }
             let mut dropped = Vec::new();
             self.dispatch_reaped(&mut dropped);
+            if self.now() >= bound {
+                return;
+            }
         }
     }
 
