@@ -1,8 +1,8 @@
 //! How far away the others are: what timeouts are scaled by.
 //!
 //! A replica asks each of the others for an echo now and then. What counts is the round trip within
-//! which a *quorum* answers: the f-th nearest of the others. Of each the median of the latest few is
-//! taken, so that neither one slow answer nor one slow replica makes the group wait.
+//! which a *quorum* answers: the f-th nearest of the others. Of each the median of the latest few
+//! is taken, so that neither one slow answer nor one slow replica makes the group wait.
 
 use std::collections::VecDeque;
 use std::time::Duration;
