@@ -23,7 +23,7 @@ use viewring_protocol::{
     SessionError, Target, View, wire,
 };
 use viewring_runtime::net::UdpOptions;
-use viewring_runtime::time::{Instant, sleep, timeout_at};
+use viewring_runtime::time::{Instant, timeout_at};
 use viewring_runtime::{JoinHandle, random, spawn};
 use viewring_transport::{Endpoint, EndpointConfig, Sender};
 
@@ -80,13 +80,22 @@ pub enum CallError {
     /// There is no earlier call to settle.
     #[error("no call is in flight")]
     NothingToSettle,
-    /// The group does not know the session any more. Whether the call was executed is unknown and
-    /// cannot be learned.
-    #[error("the group has forgotten this session")]
+    /// The group does not know the session: it is another group, or the session is over. Whether
+    /// the call was executed is unknown and cannot be learned.
+    #[error("the group does not know this session")]
     SessionLost,
+    /// The group has ended the session: there were too many clients and this one was silent
+    /// longest, or another has registered under its id. Whether the call was executed is unknown
+    /// and cannot be learned.
+    #[error("the group has ended this session")]
+    SessionEvicted,
     /// The operation is larger than the replicas take. It was not executed.
     #[error("the operation is larger than the group allows")]
     TooLarge,
+    /// The operation was executed, and its result is larger than the group allows. It cannot be
+    /// learned; asking again would be answered with the same.
+    #[error("the operation was executed, but its result is larger than the group allows")]
+    ResultTooLarge,
     /// The session has used all its request-numbers.
     #[error("the session has used all its request-numbers")]
     Exhausted,
@@ -118,8 +127,8 @@ struct Shared {
     config: ClientConfig,
     /// The latest view that any session heard of: new ones begin there.
     view: Cell<View>,
-    /// Where replies go.
-    inboxes: RefCell<BTreeMap<ClientId, Rc<Inbox>>>,
+    /// Where replies go: to a client, whichever life of it.
+    inboxes: RefCell<BTreeMap<(ClientId, u64), Rc<Inbox>>>,
     pump: RefCell<Option<Waker>>,
     failed: RefCell<Option<String>>,
     replies_dropped: Cell<u64>,
@@ -134,8 +143,6 @@ struct Inbox {
 
 /// More replies than this are stale ones, and the oldest is dropped.
 const INBOX_MAX: usize = 8;
-/// How long a call waits that the group was too busy to take.
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 impl Client {
     /// Opens a socket towards the group. Talks to nobody yet.
@@ -181,21 +188,36 @@ impl Client {
     /// Registers a new session with the group.
     ///
     /// # Cancel safety
-    /// Dropping it may leave a session registered that nobody uses.
+    /// Dropping it may leave a session registered that nobody uses; the group forgets it when it
+    /// needs the room.
     ///
     /// # Errors
     /// [`CallError::Unknown`] when the group does not answer in time.
     pub async fn session(&self) -> Result<Session, CallError> {
-        let id = ClientId(random());
+        self.session_as(random()).await
+    }
+
+    /// Registers a new session under an id of the caller's choice. A session that is registered
+    /// under this id ends: that of an earlier life of the caller, whose late requests are then not
+    /// executed; or that of another client that has taken the same id by mistake.
+    ///
+    /// # Cancel safety
+    /// As for [`session`](Self::session).
+    ///
+    /// # Errors
+    /// As for [`session`](Self::session).
+    pub async fn session_as(&self, id: u64) -> Result<Session, CallError> {
+        let (id, life) = (ClientId(id), random());
         let inbox = Rc::<Inbox>::default();
         self.shared
             .inboxes
             .borrow_mut()
-            .insert(id, Rc::clone(&inbox));
-        let core = Core::new(id, self.shared.group);
+            .insert((id, life), Rc::clone(&inbox));
+        let core = Core::new(id, self.shared.group).with_life(life);
         let mut session = Session {
             client: self.clone(),
             id,
+            life,
             inbox,
             core,
         };
@@ -216,9 +238,13 @@ impl Client {
 }
 
 /// One registered client of the group, with one call in flight at a time.
+///
+/// The group has room for so many. Who is done [closes](Self::close) its session; a session that is
+/// only dropped stays registered until the group needs its room and it was silent longest.
 pub struct Session {
     client: Client,
     id: ClientId,
+    life: u64,
     inbox: Rc<Inbox>,
     core: Core,
 }
@@ -260,18 +286,46 @@ impl Session {
         self.finish().await
     }
 
+    /// Ends the session, which leaves its room in the group to others. A call whose outcome is
+    /// unknown is settled first.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves open whether the session has ended.
+    ///
+    /// # Errors
+    /// [`CallError::Unknown`] when the group does not answer in time.
+    pub async fn close(mut self) -> Result<(), CallError> {
+        if self.core.pending().is_some()
+            && let Err(error @ (CallError::Unknown { .. } | CallError::Socket(_))) =
+                self.finish().await
+        {
+            return Err(error);
+        }
+        match self.core.close() {
+            Ok(_) => self.finish().await.map(|_nothing| ()),
+            Err(SessionError::NotRegistered) => Ok(()), // it has ended already
+            Err(error) => Err(CallError::of(error)),
+        }
+    }
+
+    /// The op-number of its registration, which names it: no other session of the group has it.
+    /// `None` once the session has ended.
+    pub fn registration(&self) -> Option<u64> {
+        self.core.session().map(|session| session.0)
+    }
+
     /// The number of the call in flight, or else of the next one.
     pub fn number(&self) -> u64 {
         self.core.number().0
     }
 
-    /// The client's id, unique to this session.
+    /// The client's id.
     pub fn id(&self) -> u64 {
         self.id.0
     }
 
     /// Sends the request in flight until there is an answer or the deadline passes. A session that
-    /// registers is given the empty result.
+    /// registers or ends is given the empty result.
     async fn finish(&mut self) -> Result<Rc<[u8]>, CallError> {
         let Self {
             client,
@@ -282,7 +336,8 @@ impl Session {
         let shared = &*client.shared;
         let number = core.number().0;
         let give_up_at = Instant::now() + shared.config.deadline;
-        let mut retry_at = Instant::now() + shared.config.retry;
+        let mut again = Again::unless_answered(shared.config.retry, 0);
+        let (mut retries, mut pauses) = (0, 0_u32);
         inbox.replies.borrow_mut().clear();
         shared.send_pending(core);
         loop {
@@ -291,26 +346,36 @@ impl Session {
             if now >= give_up_at {
                 return Err(CallError::Unknown { number });
             }
-            if now >= retry_at {
-                retry_at = now + shared.config.retry;
-                core.retry();
+            if now >= again.at {
+                if again.is_retry {
+                    core.retry();
+                    retries += 1;
+                }
+                again = Again::unless_answered(shared.config.retry, retries);
                 shared.send_pending(core);
             }
-            let until = retry_at.min(give_up_at);
+            let until = again.at.min(give_up_at);
             let Ok(reply) = timeout_at(until, inbox.next(shared)).await else {
                 continue;
             };
             let reply = reply?;
             shared.view.set(shared.view.get().max(reply.view));
             match core.on_reply(&reply) {
-                Answer::Registered => return Ok(Rc::default()),
+                Answer::Registered | Answer::Closed => return Ok(Rc::default()),
                 Answer::Result(result) => return Ok(result),
-                Answer::Redirected(_) => shared.send_pending(core),
-                Answer::Busy => {
-                    sleep(BUSY_PAUSE.min(give_up_at - Instant::now())).await;
+                Answer::Redirected(_) => {
+                    again = Again::unless_answered(shared.config.retry, 0);
                     shared.send_pending(core);
                 }
+                Answer::Busy { retry_after_ms } => {
+                    pauses += 1;
+                    again = Again::after_pause(retry_after_ms);
+                    // It may have been replaced, and have room never again.
+                    again.is_retry = pauses.is_multiple_of(PAUSES);
+                }
                 Answer::SessionLost => return Err(CallError::SessionLost),
+                Answer::Evicted => return Err(CallError::SessionEvicted),
+                Answer::ResultTooLarge => return Err(CallError::ResultTooLarge),
                 Answer::TooLarge => return Err(CallError::TooLarge),
                 Answer::Ignored => {}
             }
@@ -320,8 +385,54 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.client.shared.inboxes.borrow_mut().remove(&self.id);
+        let mut inboxes = self.client.shared.inboxes.borrow_mut();
+        inboxes.remove(&(self.id, self.life));
     }
+}
+
+/// When a request is sent again.
+struct Again {
+    at: Instant,
+    /// Since there was no answer: to everybody. Else the group has asked for a pause.
+    is_retry: bool,
+}
+
+impl Again {
+    /// After as long as a client of so many `retries` waits for an answer. The first few follow one
+    /// another evenly, since a view change takes about as long; then the waits double, so that many
+    /// clients do not keep down a group that is slow because it has many.
+    fn unless_answered(retry: Duration, retries: u32) -> Self {
+        let doublings = retries.saturating_sub(EVEN_RETRIES).min(DOUBLINGS_MAX);
+        Self {
+            at: Instant::now() + jittered(retry * 2u32.pow(doublings)),
+            is_retry: true,
+        }
+    }
+
+    /// After as long as the group has asked for, and not all at once.
+    fn after_pause(pause_ms: u32) -> Self {
+        let pause = Duration::from_millis(u64::from(pause_ms)).clamp(PAUSE_MIN, PAUSE_MAX);
+        Self {
+            at: Instant::now() + jittered(pause),
+            is_retry: false,
+        }
+    }
+}
+
+/// So many retries are not slowed down.
+const EVEN_RETRIES: u32 = 4;
+/// A retry waits at most `2^3` times as long as the first.
+const DOUBLINGS_MAX: u32 = 3;
+/// After so many pauses a request goes to everybody.
+const PAUSES: u32 = 3;
+/// No pause is shorter or longer, whoever asks for it.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// `duration`, and up to half as much again by chance, so that clients do not act at once.
+fn jittered(duration: Duration) -> Duration {
+    let chance = (random() % 1024) as u32;
+    duration + duration * chance / 2048
 }
 
 impl CallError {
@@ -373,19 +484,15 @@ impl Shared {
     }
 
     fn deliver(&self, reply: Reply) {
-        let inbox = self.inboxes.borrow().get(&reply.client).cloned();
-        let Some(inbox) = inbox else {
+        let lives = (reply.client, 0)..=(reply.client, u64::MAX);
+        let inboxes = self.inboxes.borrow();
+        let mut inboxes = inboxes.range(lives).map(|(_, inbox)| inbox).peekable();
+        if inboxes.peek().is_none() {
             self.replies_dropped.set(self.replies_dropped.get() + 1);
-            return;
-        };
-        let mut replies = inbox.replies.borrow_mut();
-        if replies.len() == INBOX_MAX {
-            replies.remove(0);
         }
-        replies.push(reply);
-        drop(replies);
-        let waker = inbox.waker.borrow_mut().take();
-        waker.into_iter().for_each(Waker::wake);
+        for inbox in inboxes {
+            inbox.put(reply.clone());
+        }
     }
 
     fn fail(&self, error: &io::Error) {
@@ -399,6 +506,17 @@ impl Shared {
 }
 
 impl Inbox {
+    fn put(&self, reply: Reply) {
+        let mut replies = self.replies.borrow_mut();
+        if replies.len() == INBOX_MAX {
+            replies.remove(0);
+        }
+        replies.push(reply);
+        drop(replies);
+        let waker = self.waker.borrow_mut().take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
     /// The next reply. Dropping the wait loses none.
     async fn next(&self, shared: &Shared) -> Result<Reply, CallError> {
         poll_fn(|cx| {

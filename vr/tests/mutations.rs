@@ -102,6 +102,7 @@ const NEAR: u64 = 60;
 const KNOWN: &[(Planted, Option<u64>)] = &[
     (Planted::Decision(Bug::NonceIgnored), None),
     (Planted::Decision(Bug::TableUpdatedOnAccept), None),
+    (Planted::Decision(Bug::SessionOutlivesClient), None),
     (Planted::Decision(Bug::AckWithoutChecksum), None),
     (Planted::Decision(Bug::JoinOnOneVote), None),
     (Planted::Decision(Bug::EarlyPreparesForgotten), None),

@@ -66,7 +66,7 @@ fn start_clients(cluster: &mut Cluster) -> Rc<RefCell<Seen>> {
                 let (id, number) = (client.id(), client.number());
                 checker
                     .borrow_mut()
-                    .acknowledged(id, number, &answer.result);
+                    .acknowledged((id, 0), number, &answer.result);
                 seen.borrow_mut().answered(Instant::now() - asked);
                 sleep(Duration::from_micros(100)).await;
             }

@@ -85,10 +85,20 @@ replicas = [
 # window = {window}
 # An operation may have so many bytes.
 # max_operation_bytes = {max_operation_bytes}
+# Registered clients; beyond that, the one that was silent longest is forgotten, and told so. This
+# and the next two must be the same at all replicas: one that differs is not believed.
+# max_clients = {max_clients}
+# A result may have so many bytes; of a longer one a client learns only that there is one.
+# max_reply_bytes = {max_reply_bytes}
+# Bytes of results kept for clients that ask again; beyond that, clients are forgotten.
+# max_kept_reply_bytes = {max_kept_reply_bytes}
 ",
         datagram_bytes = node.datagram_bytes,
         window = node.window,
         max_operation_bytes = node.max_operation_bytes,
+        max_clients = node.max_clients,
+        max_reply_bytes = node.max_reply_bytes,
+        max_kept_reply_bytes = node.max_kept_reply_bytes,
     )
 }
 

@@ -149,12 +149,13 @@ impl From<ConfigError> for Failure {
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         match error {
-            CallError::TooLarge => Self::usage(error),
+            CallError::TooLarge | CallError::ResultTooLarge => Self::usage(error),
             CallError::Socket(_) => Self::setup(error),
             CallError::Unknown { .. }
             | CallError::Unsettled { .. }
             | CallError::NothingToSettle
             | CallError::SessionLost
+            | CallError::SessionEvicted
             | CallError::Exhausted => Self::unreachable(error),
         }
     }

@@ -59,6 +59,9 @@ struct FileLimits {
     datagram_bytes: Option<usize>,
     window: Option<u64>,
     max_operation_bytes: Option<usize>,
+    max_clients: Option<u32>,
+    max_reply_bytes: Option<u32>,
+    max_kept_reply_bytes: Option<u64>,
 }
 
 /// A duration longer than zero.
@@ -179,6 +182,11 @@ impl Settings {
             max_operation_bytes: limits
                 .max_operation_bytes
                 .unwrap_or(default.max_operation_bytes),
+            max_clients: limits.max_clients.unwrap_or(default.max_clients),
+            max_reply_bytes: limits.max_reply_bytes.unwrap_or(default.max_reply_bytes),
+            max_kept_reply_bytes: limits
+                .max_kept_reply_bytes
+                .unwrap_or(default.max_kept_reply_bytes),
             ..default
         })
     }
@@ -278,13 +286,14 @@ mod tests {
 
     #[test]
     fn what_the_file_says_is_so() {
-        let more = "[timeouts]\nheartbeat = '20ms'\nsilence = '1.5s'\n[limits]\nwindow = 9\n";
+        let more = "[timeouts]\nheartbeat = '20ms'\nsilence = '1.5s'\n[limits]\nwindow = 9\n\
+                    max_clients = 4\n";
         let settings = parse(&format!("{THREE}{more}")).expect("it is right");
         let node = settings.node(0).expect("there is a replica 0");
         assert_eq!(node.timeouts.heartbeat, Duration::from_millis(20));
         assert_eq!(node.timeouts.silence, Duration::from_millis(1500));
         assert_eq!(node.timeouts.prepare, Timeouts::default().prepare);
-        assert_eq!(node.window, 9);
+        assert_eq!((node.window, node.max_clients), (9, 4));
     }
 
     #[test]

@@ -48,6 +48,12 @@ bugs! {
     NonceIgnored = "a stale NewState is used",
     /// What was accepted counts as seen even when a view change has cut it off.
     TableUpdatedOnAccept = "requests that were cut off count as seen",
+    /// Replicas with odd ids forget another client than those with even ones.
+    EvictionDiffers = "replicas forget different clients",
+    /// A request of a client that was forgotten brings it back, with nothing known of it.
+    EvictedExecuted = "who was forgotten begins anew",
+    /// A client that registers again is given the session of its earlier life.
+    SessionOutlivesClient = "a client's next life gets the session of the last",
     /// What is left of an old log above a shorter new one is kept, and acknowledged.
     TailAckedUnproven = "a stale tail is kept and acknowledged",
     /// A PrepareOk is counted, whatever log it acknowledges.

@@ -5,6 +5,7 @@
 //! so that it is the same, byte for byte, wherever it is taken.
 
 use crate::client_table::{ClientTable, Frozen};
+use crate::configuration::Configuration;
 use crate::ids::{Incarnation, Nonce, OpNumber, ReplicaId};
 use crate::log::Header;
 use alloc::boxed::Box;
@@ -296,7 +297,7 @@ impl Incoming {
     /// the whole has the digest that was promised.
     pub(crate) fn finish(
         self,
-        max_clients: usize,
+        group: &Configuration,
         trusting: bool,
     ) -> Result<(Checkpoint, ClientTable), NotAsPromised> {
         assert!(self.is_whole(), "all of it is here");
@@ -305,8 +306,7 @@ impl Incoming {
             return Err(NotAsPromised);
         }
         let (table, state_at) =
-            ClientTable::thaw(|at, most| self.bytes.read(at, most), max_clients)
-                .ok_or(NotAsPromised)?;
+            ClientTable::thaw(|at, most| self.bytes.read(at, most), group).ok_or(NotAsPromised)?;
         let checkpoint = Checkpoint {
             summary: self.summary,
             state_at,

@@ -16,6 +16,7 @@ use core::fmt;
 #[derive(Debug)]
 pub struct Session {
     client: ClientId,
+    life: OpNumber,
     group: Configuration,
     view: View,
     session: Option<OpNumber>,
@@ -42,13 +43,23 @@ pub enum Answer {
     Result(Rc<[u8]>),
     /// Another replica is primary: send the request of [`Session::pending`] there now.
     Redirected(ReplicaId),
-    /// The group is busy: retry after a pause.
-    Busy,
-    /// The group does not know this session (any more). Whether the call in flight was executed
-    /// is unknown, and cannot be learned. Register again.
+    /// The primary is busy: send the request again after a pause; now and then to everyone, since
+    /// it may have been replaced and know nothing of it.
+    Busy {
+        /// How long at least, in milliseconds.
+        retry_after_ms: u32,
+    },
+    /// The group has never known this session: it is another group. Nothing of it is in flight.
     SessionLost,
+    /// The group has ended this session, for want of room or since the client registered again.
+    /// Whether the call in flight was executed is unknown, and cannot be learned. Register again.
+    Evicted,
+    /// The session has ended, as was asked.
+    Closed,
     /// The call was refused: its body is too large. Nothing is in flight now.
     TooLarge,
+    /// The call was executed, and its result is longer than the group keeps: it cannot be learned.
+    ResultTooLarge,
     /// Not an answer to what is in flight, or nothing to act on.
     Ignored,
 }
@@ -80,10 +91,12 @@ impl fmt::Display for SessionError {
 impl core::error::Error for SessionError {}
 
 impl Session {
-    /// A client that is not registered yet. `client` must be unique to it.
+    /// A client that is not registered yet. `client` must be unique to it, or else
+    /// [each life](Self::with_life) of it.
     pub fn new(client: ClientId, group: Configuration) -> Self {
         Self {
             client,
+            life: OpNumber::ZERO,
             group,
             view: View::ZERO,
             session: None,
@@ -91,6 +104,15 @@ impl Session {
             pending: None,
             ask_all: false,
         }
+    }
+
+    /// The same client with a number of its own for this life of it, by chance. When a client
+    /// registers whose earlier life is registered still, that one's session ends. Two clients that
+    /// take themselves for the same end each other's sessions.
+    #[must_use]
+    pub fn with_life(self, life: u64) -> Self {
+        let life = OpNumber(life);
+        Self { life, ..self }
     }
 
     /// Takes a session over, from what an earlier process wrote down. `next` is the number of
@@ -117,12 +139,8 @@ impl Session {
         if self.session.is_some() {
             return Err(SessionError::Registered);
         }
-        self.ask(
-            OpNumber::ZERO,
-            RequestNumber::ZERO,
-            Kind::Register,
-            [].into(),
-        )
+        let (life, first) = (self.life, RequestNumber::ZERO);
+        self.ask(life, first, Kind::Register, [].into())
     }
 
     /// Asks for an operation.
@@ -131,11 +149,24 @@ impl Session {
     ///
     /// If the client is not registered, or waits for an answer.
     pub fn call(&mut self, body: Rc<[u8]>) -> Result<&Request, SessionError> {
+        self.ask_in_session(Kind::Operation, body)
+    }
+
+    /// Asks to be forgotten, which leaves room for others.
+    ///
+    /// # Errors
+    ///
+    /// If the client is not registered, or waits for an answer.
+    pub fn close(&mut self) -> Result<&Request, SessionError> {
+        self.ask_in_session(Kind::Close, [].into())
+    }
+
+    fn ask_in_session(&mut self, kind: Kind, body: Rc<[u8]>) -> Result<&Request, SessionError> {
         let session = self.session.ok_or(SessionError::NotRegistered)?;
         if self.next.0 == u64::MAX {
             return Err(SessionError::Exhausted);
         }
-        self.ask(session, self.next, Kind::Operation, body)
+        self.ask(session, self.next, kind, body)
     }
 
     fn ask(
@@ -197,33 +228,36 @@ impl Session {
         if reply.client != self.client {
             return Answer::Ignored;
         }
-        let Some(number) = self.pending.as_ref().map(|request| request.number) else {
+        let Some((_, session, number)) = self.pending.as_ref().map(Request::id) else {
             return Answer::Ignored;
         };
         let newer = reply.view > self.view;
         let outdated = reply.view < self.view;
         self.view = self.view.max(reply.view);
-        if reply.number != number {
+        if (reply.session, reply.number) != (session, number) {
             return Answer::Ignored;
         }
         match &reply.outcome {
             // What is committed is true, whoever says it.
             Outcome::Registered { session } => self.on_registered(number, *session),
-            Outcome::Result(result) => self.on_result(number, result),
+            Outcome::Result(result) => self.on_executed(Answer::Result(Rc::clone(result))),
+            Outcome::ResultTooLarge => self.on_executed(Answer::ResultTooLarge),
+            Outcome::Evicted => self.on_evicted(),
             // A refusal counts only if no later view is known: a deposed primary knows nothing.
             Outcome::NotPrimary if newer => {
                 self.ask_all = false;
                 Answer::Redirected(self.group.primary(self.view))
             }
             Outcome::NotPrimary => Answer::Ignored,
-            Outcome::Busy | Outcome::NoSession | Outcome::TooLarge if outdated => Answer::Ignored,
-            Outcome::Busy => Answer::Busy,
-            Outcome::NoSession => {
-                self.pending = None;
-                self.session = None;
-                self.next = RequestNumber(1);
-                Answer::SessionLost
+            Outcome::Busy { .. } | Outcome::NoSession | Outcome::TooLarge if outdated => {
+                Answer::Ignored
             }
+            Outcome::Busy { retry_after_ms } => {
+                self.ask_all = false;
+                let retry_after_ms = *retry_after_ms;
+                Answer::Busy { retry_after_ms }
+            }
+            Outcome::NoSession => self.end(Answer::SessionLost),
             Outcome::TooLarge => {
                 // Another replica may have taken it: its number is never used again.
                 self.next = RequestNumber(number.0.saturating_add(1));
@@ -244,14 +278,32 @@ impl Session {
         Answer::Registered
     }
 
-    fn on_result(&mut self, number: RequestNumber, result: &Rc<[u8]>) -> Answer {
-        if number == RequestNumber::ZERO {
+    fn on_executed(&mut self, answer: Answer) -> Answer {
+        let is_call = |request: &mut Request| request.kind == Kind::Operation;
+        let Some(call) = self.pending.take_if(is_call) else {
             return Answer::Ignored;
-        }
-        self.next = RequestNumber(number.0.saturating_add(1));
-        self.pending = None;
+        };
+        self.next = RequestNumber(call.number.0.saturating_add(1));
         self.ask_all = false;
-        Answer::Result(Rc::clone(result))
+        answer
+    }
+
+    fn on_evicted(&mut self) -> Answer {
+        match self.pending.as_ref().map(|request| request.kind) {
+            Some(Kind::Operation) => self.end(Answer::Evicted),
+            Some(Kind::Close) => self.end(Answer::Closed),
+            Some(Kind::Register | Kind::WalkIn) | None => Answer::Ignored,
+        }
+    }
+
+    /// What registers next is another life: what is said of this one is not about it.
+    fn end(&mut self, answer: Answer) -> Answer {
+        self.pending = None;
+        self.session = None;
+        self.life = OpNumber(self.life.0.wrapping_add(1));
+        self.next = RequestNumber(1);
+        self.ask_all = false;
+        answer
     }
 }
 
@@ -263,10 +315,13 @@ mod tests {
         Reply {
             view: View(view),
             client: ClientId(9),
+            session: OpNumber(u64::from(number > 0)),
             number: RequestNumber(number),
             outcome,
         }
     }
+
+    const BUSY: Outcome = Outcome::Busy { retry_after_ms: 7 };
 
     fn registered() -> Session {
         let group = Configuration::new(3).expect("odd");
@@ -293,8 +348,14 @@ mod tests {
             Ok(OpNumber(4))
         );
         assert_eq!(session.call([1].into()), Err(SessionError::InFlight));
-        let answer = session.on_reply(&reply(0, 1, Outcome::Result([2].into())));
-        assert_eq!(answer, Answer::Result([2].into()));
+        let mut told = reply(0, 1, Outcome::Result([2].into()));
+        assert_eq!(
+            session.on_reply(&told),
+            Answer::Ignored,
+            "another session's"
+        );
+        told.session = OpNumber(4);
+        assert_eq!(session.on_reply(&told), Answer::Result([2].into()));
         assert_eq!(session.number(), RequestNumber(2));
     }
 
@@ -332,13 +393,57 @@ mod tests {
     fn replies_to_others_are_ignored() {
         let mut session = registered();
         session.call([1].into()).expect("nothing in flight");
-        let mut other = reply(0, 1, Outcome::Busy);
+        let mut other = reply(0, 1, BUSY);
         other.client = ClientId(8);
         assert_eq!(session.on_reply(&other), Answer::Ignored);
+        assert_eq!(session.on_reply(&reply(0, 7, BUSY)), Answer::Ignored);
+        let answer = session.on_reply(&reply(0, 1, BUSY));
+        assert_eq!(answer, Answer::Busy { retry_after_ms: 7 });
+    }
+
+    #[test]
+    fn a_session_ends_once_and_the_next_is_another_life() {
+        let mut session = registered();
+        session.call([1].into()).expect("nothing in flight");
+        let _ = session.on_reply(&reply(4, 1, Outcome::NotPrimary));
+        let told = session.on_reply(&reply(3, 1, Outcome::Evicted));
+        assert_eq!(told, Answer::Evicted, "it is committed, whoever says it");
+        assert_eq!(session.call([1].into()), Err(SessionError::NotRegistered));
+        let life = session.register().map(|request| request.session);
+        assert_eq!(life, Ok(OpNumber(1)));
+        let of_old = Outcome::Registered {
+            session: OpNumber(1),
+        };
+        let mut late = reply(4, 0, of_old);
+        assert_eq!(session.on_reply(&late), Answer::Ignored);
+        late.session = OpNumber(1);
+        assert_eq!(session.on_reply(&late), Answer::Registered);
+    }
+
+    #[test]
+    fn who_closes_its_session_is_told_that_it_has_ended() {
+        let mut session = registered();
+        let kind = session.close().map(|request| request.kind);
+        assert_eq!(kind, Ok(Kind::Close));
         assert_eq!(
-            session.on_reply(&reply(0, 7, Outcome::Busy)),
+            session.on_reply(&reply(0, 1, Outcome::Result([].into()))),
             Answer::Ignored
         );
-        assert_eq!(session.on_reply(&reply(0, 1, Outcome::Busy)), Answer::Busy);
+        assert_eq!(
+            session.on_reply(&reply(0, 1, Outcome::Evicted)),
+            Answer::Closed
+        );
+        assert_eq!(session.session(), None);
+    }
+
+    #[test]
+    fn a_call_whose_result_is_too_long_is_over() {
+        let mut session = registered();
+        session.call([1].into()).expect("nothing in flight");
+        let told = session.on_reply(&reply(0, 1, Outcome::ResultTooLarge));
+        assert_eq!(
+            (told, session.number()),
+            (Answer::ResultTooLarge, RequestNumber(2))
+        );
     }
 }

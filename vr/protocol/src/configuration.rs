@@ -8,6 +8,8 @@ use core::fmt;
 pub struct Configuration {
     replicas: u8,
     max_clients: u32,
+    max_reply_bytes: u32,
+    max_kept_bytes: u64,
 }
 
 /// Why a configuration is refused.
@@ -17,6 +19,8 @@ pub enum ConfigurationError {
     Replicas(u8),
     /// The client table has room for nobody.
     NoClients,
+    /// The client table has no room for one reply of the greatest length.
+    NoReplies,
 }
 
 impl fmt::Display for ConfigurationError {
@@ -24,6 +28,7 @@ impl fmt::Display for ConfigurationError {
         match self {
             Self::Replicas(n) => write!(f, "a group has 1, 3, 5 or 7 replicas, not {n}"),
             Self::NoClients => write!(f, "a group serves at least one client"),
+            Self::NoReplies => write!(f, "a group keeps at least one reply, however long"),
         }
     }
 }
@@ -46,6 +51,8 @@ impl Configuration {
         Ok(Self {
             replicas,
             max_clients: 65_536,
+            max_reply_bytes: 32 * 1024,
+            max_kept_bytes: 64 << 20,
         })
     }
 
@@ -62,6 +69,26 @@ impl Configuration {
         }
         Ok(Self {
             max_clients,
+            ..self
+        })
+    }
+
+    /// The same group with results of at most `longest` bytes, and room for `together` bytes of
+    /// kept ones. Of an operation whose result is longer the client is told that it was executed
+    /// and no more ([`Outcome::ResultTooLarge`](crate::Outcome::ResultTooLarge)). When all kept
+    /// results are longer together, clients are forgotten as if there were too many. Must be the
+    /// same at every replica.
+    ///
+    /// # Errors
+    ///
+    /// If `together` is less than `longest`.
+    pub fn with_reply_bytes(self, longest: u32, together: u64) -> Result<Self, ConfigurationError> {
+        if together < u64::from(longest) {
+            return Err(ConfigurationError::NoReplies);
+        }
+        Ok(Self {
+            max_reply_bytes: longest,
+            max_kept_bytes: together,
             ..self
         })
     }
@@ -97,9 +124,25 @@ impl Configuration {
         (0..self.replicas).map(ReplicaId)
     }
 
+    /// The numbers that decide who is forgotten.
+    pub(crate) fn limits(&self) -> [u64; 3] {
+        let (clients, longest) = (self.max_clients.into(), self.max_reply_bytes.into());
+        [clients, longest, self.max_kept_bytes]
+    }
+
     /// How many clients may be registered at once.
     pub fn max_clients(&self) -> usize {
         usize::try_from(self.max_clients).unwrap_or(usize::MAX)
+    }
+
+    /// How long a result may be that is told and kept.
+    pub fn max_reply_bytes(&self) -> usize {
+        usize::try_from(self.max_reply_bytes).unwrap_or(usize::MAX)
+    }
+
+    /// How long all kept results may be together.
+    pub fn max_kept_bytes(&self) -> usize {
+        usize::try_from(self.max_kept_bytes).unwrap_or(usize::MAX)
     }
 }
 
@@ -154,6 +197,15 @@ mod tests {
             let fits = matches!(n, 1 | 3 | 5 | 7);
             assert_eq!(Configuration::new(n).is_ok(), fits, "{n}");
         }
+    }
+
+    #[test]
+    fn a_group_keeps_one_reply_at_least() {
+        let group = Configuration::new(3).expect("odd");
+        assert!(group.with_max_clients(0).is_err());
+        assert!(group.with_reply_bytes(10, 9).is_err());
+        let group = group.with_reply_bytes(10, 10).expect("room for one");
+        assert_eq!((group.max_reply_bytes(), group.max_kept_bytes()), (10, 10));
     }
 
     #[test]

@@ -62,10 +62,16 @@ reasons! {
     OldRequest = "old request",
     /// A request that is in the log and not executed yet.
     InFlight = "in flight",
-    /// A walk-in's operation that is longer than the replica takes.
-    TooLarge = "operation too large",
-    /// A walk-in's request for which there is no room now.
+    /// A request, while no quorum is heard.
+    Abdicating = "abdicating",
+    /// A request, because too many are uncommitted.
     Busy = "busy",
+    /// A request that is larger than we take.
+    TooLarge = "request too large",
+    /// A request of a session that has ended.
+    SessionEnded = "session ended",
+    /// A request of a session that has never existed.
+    NoSession = "no such session",
     /// A token of the journal for a log that was replaced since, or of another replica.
     StaleDurable = "stale durable",
     /// There is no view after this one.

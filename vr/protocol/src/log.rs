@@ -14,6 +14,8 @@ pub enum Kind {
     Register,
     /// An operation of the state machine.
     Operation,
+    /// End the session; executed by the protocol itself.
+    Close,
     /// An operation of a client that never registers.
     WalkIn,
 }
@@ -23,6 +25,7 @@ impl Kind {
         match self {
             Self::Register => 0,
             Self::Operation => 1,
+            Self::Close => 2,
             Self::WalkIn => 4,
         }
     }
@@ -100,7 +103,7 @@ impl Entry {
         self.client
     }
 
-    /// The session under which it was sent.
+    /// The session under which it was sent; of a registration, the life that registers.
     pub fn session(&self) -> OpNumber {
         self.session
     }

@@ -45,13 +45,17 @@ pub enum Message {
 pub struct Request {
     /// Who asks.
     pub client: ClientId,
-    /// The op-number of its registration; zero when it registers.
+    /// The op-number of its registration. When it registers: the client's life, a number that
+    /// tells this registration from others under the same id.
     pub session: OpNumber,
     /// The client's count of its requests, from 1; zero when it registers.
     pub number: RequestNumber,
     /// What is asked.
     pub kind: Kind,
-    /// The operation, for the state machine to understand.
+    /// The operation, for the state machine to understand. Of a registration: where replies go,
+    /// for the replicas' callers to understand, at most
+    /// [`RETURN_ADDRESS_BYTES_MAX`](crate::RETURN_ADDRESS_BYTES_MAX); they write it, the client
+    /// does not know it.
     pub body: Rc<[u8]>,
 }
 
@@ -62,6 +66,8 @@ pub struct Reply {
     pub view: View,
     /// Whom it is for.
     pub client: ClientId,
+    /// The session of the request that it answers: a client's lives are not mixed up.
+    pub session: OpNumber,
     /// Which request it answers.
     pub number: RequestNumber,
     /// The answer.
@@ -78,11 +84,20 @@ pub enum Outcome {
     },
     /// The operation was executed: committed.
     Result(Rc<[u8]>),
+    /// The operation was executed: committed. Its result is longer than the group keeps, and is
+    /// not told, now or later.
+    ResultTooLarge,
+    /// The session has ended: committed. It was closed, or its client was silent longest when
+    /// there was no room, or has registered again.
+    Evicted,
     /// Not taken: ask the primary of the reply's view.
     NotPrimary,
     /// Not taken: too much is in flight; ask again later.
-    Busy,
-    /// Not taken: this session does not exist, or was forgotten.
+    Busy {
+        /// How much later, in milliseconds: the more are refused, the longer.
+        retry_after_ms: u32,
+    },
+    /// Not taken: this session has never existed.
     NoSession,
     /// Not taken: the body is larger than the replica allows.
     TooLarge,
@@ -226,6 +241,13 @@ pub struct CheckpointChunk {
     pub offset: u64,
     /// The piece.
     pub bytes: Rc<[u8]>,
+}
+
+impl Request {
+    /// What tells it from all others.
+    pub(crate) fn id(&self) -> (ClientId, OpNumber, RequestNumber) {
+        (self.client, self.session, self.number)
+    }
 }
 
 impl Message {

@@ -181,7 +181,14 @@ pub fn encode_request(request: &Request, out: &mut Vec<u8>) {
 
 /// Appends the bytes of a reply.
 pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
-    put_numbers(out, &[reply.view.0, reply.client.0, reply.number.0]);
+    let Reply {
+        view,
+        client,
+        session,
+        number,
+        ..
+    } = reply;
+    put_numbers(out, &[view.0, client.0, session.0, number.0]);
     put_outcome(out, &reply.outcome);
 }
 
@@ -196,9 +203,14 @@ pub(crate) fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             put_bytes(out, result);
         }
         Outcome::NotPrimary => out.push(2),
-        Outcome::Busy => out.push(3),
+        Outcome::Busy { retry_after_ms } => {
+            out.push(3);
+            out.extend_from_slice(&retry_after_ms.to_le_bytes());
+        }
         Outcome::NoSession => out.push(4),
         Outcome::TooLarge => out.push(5),
+        Outcome::Evicted => out.push(6),
+        Outcome::ResultTooLarge => out.push(7),
     }
 }
 
@@ -418,6 +430,7 @@ fn get_kind(input: &mut Input<'_>) -> Result<Kind, WireError> {
     match input.byte()? {
         0 => Ok(Kind::Register),
         1 => Ok(Kind::Operation),
+        2 => Ok(Kind::Close),
         4 => Ok(Kind::WalkIn),
         tag => Err(WireError::BadTag(tag)),
     }
@@ -437,6 +450,7 @@ fn get_reply(input: &mut Input<'_>) -> Result<Reply, WireError> {
     Ok(Reply {
         view: input.view()?,
         client: ClientId(input.number()?),
+        session: input.op()?,
         number: RequestNumber(input.number()?),
         outcome: get_outcome(input)?,
     })
@@ -449,9 +463,13 @@ pub(crate) fn get_outcome(input: &mut Input<'_>) -> Result<Outcome, WireError> {
         },
         1 => Outcome::Result(input.bytes()?),
         2 => Outcome::NotPrimary,
-        3 => Outcome::Busy,
+        3 => Outcome::Busy {
+            retry_after_ms: u32::from_le_bytes(input.array()?),
+        },
         4 => Outcome::NoSession,
         5 => Outcome::TooLarge,
+        6 => Outcome::Evicted,
+        7 => Outcome::ResultTooLarge,
         tag => return Err(WireError::BadTag(tag)),
     })
 }

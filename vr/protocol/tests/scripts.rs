@@ -98,7 +98,9 @@ fn describe_reply(reply: &Reply) -> String {
         Outcome::Registered { session } => format!("registered, session {session}"),
         Outcome::Result(result) => String::from_utf8_lossy(result).into_owned(),
         Outcome::NotPrimary => "not primary".into(),
-        Outcome::Busy => "busy".into(),
+        Outcome::Busy { retry_after_ms } => format!("busy for {retry_after_ms} ms"),
+        Outcome::Evicted => "session ended".into(),
+        Outcome::ResultTooLarge => "result too large".into(),
         Outcome::NoSession => "no session".into(),
         Outcome::TooLarge => "too large".into(),
     };
@@ -438,6 +440,7 @@ impl Stage {
                         let entry = replica.entry(OpNumber(op)).expect("in the log");
                         match entry.kind() {
                             Kind::Register => format!("+{}", entry.client()),
+                            Kind::Close => format!("-{}", entry.client()),
                             Kind::Operation | Kind::WalkIn => {
                                 String::from_utf8_lossy(entry.body()).into_owned()
                             }

@@ -44,6 +44,7 @@ fn reply(outcome: Outcome) -> Message {
     Message::Reply(Reply {
         view,
         client,
+        session: OpNumber(4),
         number,
         outcome,
     })
@@ -125,28 +126,42 @@ fn golden_bytes() {
             reply(Outcome::Registered {
                 session: OpNumber(0x0102),
             }),
-            numbers(&["01", "02", "03"]) + "00" + &number("0201"),
+            numbers(&["01", "02", "04", "03"]) + "00" + &number("0201"),
         ),
         (
             2,
             reply(Outcome::Result([7].into())),
-            numbers(&["01", "02", "03"]) + "01" + "0100000007",
+            numbers(&["01", "02", "04", "03"]) + "01" + "0100000007",
         ),
         (
             2,
             reply(Outcome::NotPrimary),
-            numbers(&["01", "02", "03"]) + "02",
+            numbers(&["01", "02", "04", "03"]) + "02",
         ),
-        (2, reply(Outcome::Busy), numbers(&["01", "02", "03"]) + "03"),
+        (
+            2,
+            reply(Outcome::Busy { retry_after_ms: 5 }),
+            numbers(&["01", "02", "04", "03"]) + "03" + "05000000",
+        ),
         (
             2,
             reply(Outcome::NoSession),
-            numbers(&["01", "02", "03"]) + "04",
+            numbers(&["01", "02", "04", "03"]) + "04",
         ),
         (
             2,
             reply(Outcome::TooLarge),
-            numbers(&["01", "02", "03"]) + "05",
+            numbers(&["01", "02", "04", "03"]) + "05",
+        ),
+        (
+            2,
+            reply(Outcome::Evicted),
+            numbers(&["01", "02", "04", "03"]) + "06",
+        ),
+        (
+            2,
+            reply(Outcome::ResultTooLarge),
+            numbers(&["01", "02", "04", "03"]) + "07",
         ),
         (
             3,
@@ -319,12 +334,16 @@ fn telling() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 0..6_u64, 1 => (u64::MAX - 3)..=u64::MAX, 1 => any::<u64>()]
 }
 
+fn a_kind() -> impl Strategy<Value = Kind> {
+    use Kind::{Close, Operation, Register, WalkIn};
+    prop::sample::select(&[Register, Operation, Close, WalkIn][..])
+}
+
 prop_compose! {
     fn a_request()(
-        client in 0..3_u64, session in 0..4_u64, number in telling(), kind in 0..3_usize,
+        client in 0..3_u64, session in 0..4_u64, number in telling(), kind in a_kind(),
         body in prop::collection::vec(any::<u8>(), 0..20),
     ) -> Request {
-        let kind = [Kind::Register, Kind::Operation, Kind::WalkIn][kind];
         let (session, number) = (OpNumber(session), RequestNumber(number));
         Request { client: ClientId(client), session, number, kind, body: body.into() }
     }
@@ -364,7 +383,9 @@ fn an_outcome() -> impl Strategy<Value = Outcome> {
         }),
         prop::collection::vec(any::<u8>(), 0..20).prop_map(|body| Outcome::Result(body.into())),
         Just(Outcome::NotPrimary),
-        Just(Outcome::Busy),
+        any::<u32>().prop_map(|retry_after_ms| Outcome::Busy { retry_after_ms }),
+        Just(Outcome::Evicted),
+        Just(Outcome::ResultTooLarge),
         Just(Outcome::NoSession),
         Just(Outcome::TooLarge),
     ]
@@ -389,11 +410,12 @@ fn a_message() -> impl Strategy<Value = Message> {
     let four = || (telling(), telling(), telling(), telling());
     prop_oneof![
         a_request().prop_map(Message::Request),
-        (four(), an_outcome()).prop_map(|((view, client, number, _), outcome)| {
+        (four(), an_outcome()).prop_map(|((view, client, number, session), outcome)| {
             let (view, client) = (View(view), ClientId(client));
             Message::Reply(Reply {
                 view,
                 client,
+                session: OpNumber(session),
                 number: RequestNumber(number),
                 outcome,
             })

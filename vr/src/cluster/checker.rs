@@ -20,19 +20,22 @@
 //! | a DoViewChange covers what its sender acknowledged | `sent.rs`: `do_view_change` |
 //! | equal state machines after equally many operations | `run.rs`: `Copies` |
 //! | a request is executed once, all its replies are the same | `applied`, `sent.rs`: `reply` |
+//! | all execute an entry, or none does | `check_alike` |
+//! | who is told that a session has ended, or never was, is told the truth | `sent.rs`: `reply` |
+//! | clients and their kept results stay within their bounds | `check_table` |
 //! | no reply for what is not committed | `acknowledged` |
 //! | what clients were told is linearizable | `history.rs`, `linearizability.rs` |
 //! | a healed group answers, agrees, and keeps its view | `stage.rs`: `finish` |
 //!
 //! Not here: what needs a disk, leases or other members.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use viewring_protocol::{
-    Checksum, ClientId, Entry, Ignored, OpNumber, Replica, ReplicaId, ReplicaSet, RequestNumber,
-    Role, View, WaitingReason,
+    Checksum, ClientId, Entry, Ignored, Kind, OpNumber, Replica, ReplicaId, ReplicaSet,
+    RequestNumber, Role, View, WaitingReason,
 };
 
 use super::sometimes::{Mark, Marks};
@@ -42,11 +45,17 @@ use super::sometimes::{Mark, Marks};
 pub struct Checker {
     pub(super) quorum: usize,
     /// What was first seen to be committed, from op-number 1, and in the log of which view.
-    committed: Vec<(Checksum, View)>,
+    pub(super) committed: Vec<(Checksum, View)>,
     /// A hash of the result of each operation, by op-number.
     pub(super) results: BTreeMap<OpNumber, u64>,
     /// At which op-number a request was executed.
-    pub(super) executed: BTreeMap<(ClientId, RequestNumber), OpNumber>,
+    pub(super) executed: BTreeMap<(ClientId, OpNumber, RequestNumber), OpNumber>,
+    /// The committed registrations, by op-number.
+    pub(super) sessions: BTreeMap<OpNumber, ClientId>,
+    /// Whether an entry was executed, or passed over: its session had ended, or it was a duplicate.
+    was_executed: BTreeMap<OpNumber, bool>,
+    /// What each replica has executed in its present turn.
+    executing: Vec<BTreeSet<OpNumber>>,
     /// Which replicas have ever held an entry, as bits.
     held: BTreeMap<(OpNumber, Checksum), u8>,
     /// The log of each view, as far as anyone has had it.
@@ -57,6 +66,8 @@ pub struct Checker {
     pub(super) acknowledged: Vec<BTreeMap<View, OpNumber>>,
     /// Replicas that were started again while the group ran, and are not of it.
     pub(super) outside: ReplicaSet,
+    /// A group has died before this one: clients may come with sessions of that one.
+    pub(super) is_of_second_group: bool,
     /// The first thing that a replica said and that is not so.
     pub(super) lie: Option<String>,
     /// What has occurred that ought to occur now and then.
@@ -108,12 +119,16 @@ impl Checker {
             committed: Vec::new(),
             results: BTreeMap::new(),
             executed: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            was_executed: BTreeMap::new(),
+            executing: vec![BTreeSet::new(); usize::from(replicas)],
             held: BTreeMap::new(),
             logs: BTreeMap::new(),
             primaries: BTreeMap::new(),
             replicas: vec![Seen::NOTHING; usize::from(replicas)],
             acknowledged: vec![BTreeMap::new(); usize::from(replicas)],
             outside: ReplicaSet::EMPTY,
+            is_of_second_group: false,
             lie: None,
             marks: Marks::default(),
         }
@@ -125,6 +140,7 @@ impl Checker {
         let replicas = u8::try_from(self.replicas.len()).expect("a group is small");
         *self = Self::new(replicas);
         self.marks = marks;
+        self.is_of_second_group = true;
     }
 
     /// A new life of a replica begins, with nothing.
@@ -151,6 +167,8 @@ impl Checker {
         self.check_monotone(replica.id(), before, now);
         self.check_log(replica, before, now);
         self.check_commits(replica, before, now);
+        self.check_alike(replica, before, now);
+        check_table(replica);
         if now.role == Role::Primary {
             self.check_primary(replica, before);
             self.check_window(replica, now);
@@ -255,6 +273,36 @@ impl Checker {
             );
             self.check_backed(replica.id(), op, before.log_view..=now.log_view);
             self.committed.push((checksum, now.log_view));
+            let registration = replica
+                .entry(op)
+                .filter(|entry| entry.kind() == Kind::Register);
+            self.sessions
+                .extend(registration.map(|entry| (op, entry.client())));
+        }
+    }
+
+    /// Whether a committed entry is executed follows from the log: all agree.
+    fn check_alike(&mut self, replica: &Replica, before: Seen, now: Seen) {
+        let executing = std::mem::take(&mut self.executing[usize::from(replica.id().0)]);
+        for op in (before.executed.0 + 1..=now.executed.0).map(OpNumber) {
+            let Some(entry) = replica.entry(op) else {
+                continue;
+            };
+            let is_executed = executing.contains(&op);
+            let known = *self.was_executed.entry(op).or_insert(is_executed);
+            assert_eq!(
+                known,
+                is_executed,
+                "{:?} does otherwise than others with {op:?}, of {:?}",
+                replica.id(),
+                entry.client()
+            );
+            if entry.kind() == Kind::Close {
+                self.marks.hit(Mark::SessionClosed);
+            }
+        }
+        if replica.evictions() > 0 {
+            self.marks.hit(Mark::ClientEvicted);
         }
     }
 
@@ -320,17 +368,18 @@ impl Checker {
         let hash = hash_of(result);
         let known = *self.results.entry(op).or_insert(hash);
         assert_eq!(known, hash, "{id:?} executed {op:?} with another result");
-        let request = (entry.client(), entry.number());
+        self.executing[usize::from(id.0)].insert(op);
+        let request = (entry.client(), entry.session(), entry.number());
         let known = *self.executed.entry(request).or_insert(op);
         assert_eq!(known, op, "{id:?} executed {request:?} a second time");
     }
 
-    /// A client was told this result.
+    /// A client was told this result of the request with this number, in its session.
     ///
     /// # Panics
     /// When no replica has executed the request with this result.
-    pub fn acknowledged(&mut self, client: u64, number: u64, result: &[u8]) {
-        let request = (ClientId(client), RequestNumber(number));
+    pub fn acknowledged(&mut self, (client, session): (u64, u64), number: u64, result: &[u8]) {
+        let request = (ClientId(client), OpNumber(session), RequestNumber(number));
         let op = self.executed.get(&request);
         let op = op.unwrap_or_else(|| panic!("{request:?} was answered and never executed"));
         assert!(
@@ -345,9 +394,9 @@ impl Checker {
     }
 
     /// Whether somebody has executed a request.
-    pub fn was_executed(&self, client: u64, number: u64) -> bool {
-        self.executed
-            .contains_key(&(ClientId(client), RequestNumber(number)))
+    pub fn was_executed(&self, (client, session): (u64, u64), number: u64) -> bool {
+        let request = (ClientId(client), OpNumber(session), RequestNumber(number));
+        self.executed.contains_key(&request)
     }
 
     /// How many operations are committed.
@@ -457,6 +506,9 @@ impl Checker {
         if ignored(Ignored::StaleNonce) {
             self.marks.hit(Mark::StaleAnswerIgnored);
         }
+        if ignored(Ignored::Busy) {
+            self.marks.hit(Mark::ToldBusy);
+        }
         if ignored(Ignored::Diverged) {
             self.marks.hit(Mark::OtherLogIgnored);
         }
@@ -478,6 +530,20 @@ impl Checker {
         old.range(range)
             .any(|(&op, &checksum)| replica.entry(op).map(Entry::checksum) != Some(checksum))
     }
+}
+
+/// The client table is as large as the group allows and no larger.
+fn check_table(replica: &Replica) {
+    let (id, group) = (replica.id(), replica.configuration());
+    let (clients, bytes) = (replica.clients(), replica.kept_reply_bytes());
+    assert!(
+        clients <= group.max_clients(),
+        "{id:?} has {clients} clients"
+    );
+    assert!(
+        bytes <= group.max_kept_bytes(),
+        "{id:?} keeps {bytes} bytes of results"
+    );
 }
 
 fn checksum_at(replica: &Replica, op: OpNumber) -> Checksum {

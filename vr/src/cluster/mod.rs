@@ -33,6 +33,7 @@ pub mod script;
 mod sent;
 mod sometimes;
 mod stage;
+mod visitor;
 mod walk_in;
 mod workload;
 
@@ -78,6 +79,12 @@ pub struct ClusterConfig {
     pub deadline: Duration,
     /// How many bytes a datagram may carry.
     pub datagram_bytes: usize,
+    /// How many clients may be registered.
+    pub max_clients: u32,
+    /// How many bytes a result may have.
+    pub max_reply_bytes: u32,
+    /// How many bytes all kept results may have together.
+    pub max_kept_reply_bytes: u64,
     /// The layout of clients that never register, if they are served.
     pub walk_ins: Option<Dialect>,
     /// What every replica does wrong: for tests of tests.
@@ -94,6 +101,9 @@ impl ClusterConfig {
             retry: Duration::from_millis(100),
             deadline: Duration::from_secs(2),
             datagram_bytes: EndpointConfig::DEFAULT_BUDGET,
+            max_clients: 65_536,
+            max_reply_bytes: 32 * 1024,
+            max_kept_reply_bytes: 64 << 20,
             walk_ins: None,
             bug: None,
         }
@@ -204,6 +214,9 @@ impl Cluster {
             timeouts: self.config.timeouts,
             window: self.config.window,
             datagram_bytes: self.config.datagram_bytes,
+            max_clients: self.config.max_clients,
+            max_reply_bytes: self.config.max_reply_bytes,
+            max_kept_reply_bytes: self.config.max_kept_reply_bytes,
             walk_ins: self.config.walk_ins.map(|dialect| WalkInConfig {
                 addr: self.world.socket_addr(self.node(id), WALK_IN_PORT),
                 dialect,

@@ -176,6 +176,8 @@ struct Run {
     config: RunConfig,
     faults: Faults,
     adversary: Adversary,
+    /// How many clients come and go.
+    visitors: u8,
     random: Random,
 }
 
@@ -201,6 +203,12 @@ impl Run {
         if choices.chance(0.2) {
             group.datagram_bytes = choices.between(300..=1_472) as usize;
         }
+        let visitors = if choices.chance(0.3) {
+            limit_clients(&mut group, config.clients, &mut choices);
+            choices.below(4) as u8
+        } else {
+            0
+        };
         let keep = if config.trace {
             Keep::All
         } else {
@@ -212,6 +220,7 @@ impl Run {
             config: config.clone(),
             adversary: Adversary::new(faults.clone(), random.fork(3)),
             faults,
+            visitors,
             random,
         }
     }
@@ -291,6 +300,21 @@ impl Run {
                 self.stage.start_caller(&workload, random);
             }
         }
+        for visitor in 0..self.visitors {
+            let random = self.random.fork(200 + u64::from(visitor));
+            self.stage.start_visitor(random);
+        }
+    }
+}
+
+/// About as much room as the clients need who stay: visitors cost them their sessions.
+fn limit_clients(group: &mut ClusterConfig, clients: u8, random: &mut Random) {
+    let clients = u32::from(clients);
+    group.max_clients = random.between(clients.into()..=u64::from(clients) + 2) as u32;
+    if random.chance(0.5) {
+        // Room for the longest value that a workload has, and not for one a client.
+        group.max_reply_bytes = 8_200;
+        group.max_kept_reply_bytes = 8_200 * random.between(1..=u64::from(clients));
     }
 }
 

@@ -7,6 +7,7 @@ use viewring_protocol::{
 use viewring_transport::HEADER_LEN;
 
 use super::checker::{Checker, hash_of};
+use super::sometimes::Mark;
 
 /// The frames of a datagram that was just sent, kind and body; see the transport's `WIRE.md`. A
 /// piece of a long message is a frame too, of a kind that is no message's.
@@ -117,12 +118,38 @@ impl Checker {
         Ok(())
     }
 
-    /// All replies to a request are the same, and its result.
-    fn reply(&self, reply: &Reply) -> Result<(), String> {
-        let Outcome::Result(result) = &reply.outcome else {
-            return Ok(());
+    /// Whether who answers must know of the session: a primary that was replaced before it began
+    /// need not.
+    fn knows(&self, reply: &Reply) -> bool {
+        let index = usize::try_from(reply.session.0).ok();
+        let began_in = index.and_then(|index| self.committed.get(index.checked_sub(1)?));
+        !self.is_of_second_group && began_in.is_some_and(|(_, view)| *view <= reply.view)
+    }
+
+    /// All replies to a request are the same, and its result. A session ends once it has begun,
+    /// and was never there only if it has not begun.
+    fn reply(&mut self, reply: &Reply) -> Result<(), String> {
+        let request = (reply.client, reply.session, reply.number);
+        let begun =
+            self.is_of_second_group || self.sessions.get(&reply.session) == Some(&reply.client);
+        let result = match &reply.outcome {
+            Outcome::Result(result) => result,
+            Outcome::Evicted if !begun => {
+                return Err(format!(
+                    "{request:?} is told that a session ended that never was"
+                ));
+            }
+            Outcome::Evicted => {
+                self.marks.hit(Mark::ToldEvicted);
+                return Ok(());
+            }
+            Outcome::NoSession if begun && self.knows(reply) => {
+                return Err(format!("{request:?} is told that its session never was"));
+            }
+            Outcome::Registered { .. } | Outcome::ResultTooLarge => return Ok(()),
+            Outcome::NotPrimary | Outcome::Busy { .. } => return Ok(()),
+            Outcome::NoSession | Outcome::TooLarge => return Ok(()),
         };
-        let request = (reply.client, reply.number);
         let op = self.executed.get(&request);
         let known = op.and_then(|op| self.results.get(op)).copied();
         if known == Some(hash_of(result)) {

@@ -49,6 +49,14 @@ marks! {
     WalkInAnswered = "walk-in answered",
     /// Such a client had to ask again.
     WalkInAskedAgain = "walk-in asked again",
+    /// A client was forgotten to make room for another.
+    ClientEvicted = "client evicted",
+    /// A client ended its session.
+    SessionClosed = "session closed",
+    /// A client learned that its session had ended.
+    ToldEvicted = "client told that its session has ended",
+    /// A primary told a client to come back later.
+    ToldBusy = "client told to come back later",
     /// A replica that had lost its memory waited.
     RestartedReplicaWaits = "restarted replica waits",
     /// A message of a group that had died whole came to the next one.

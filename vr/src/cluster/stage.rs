@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use viewring_protocol::ReplicaId;
 use viewring_runtime::sim::{Event, Keep, NodeId, Random, World};
+use viewring_runtime::time::timeout;
 
+use super::visitor::{Visitor, visit};
 use super::workload::{Book, Caller, Workload};
 use super::{Cluster, ClusterConfig, Report};
 use crate::kv::Kv;
@@ -69,6 +71,28 @@ impl Stage {
             }
             .walk_in()
         })
+    }
+
+    /// A client that comes and goes.
+    pub(super) fn start_visitor(&mut self, random: Random) -> NodeId {
+        let book = Rc::clone(&self.book);
+        let checker = Rc::clone(self.cluster.checker());
+        self.cluster.start_client(move |client| {
+            Visitor {
+                client,
+                random,
+                book,
+                checker,
+            }
+            .run()
+        })
+    }
+
+    /// A client that registers as `id`, makes so many calls, and is gone after `stay` at most.
+    pub(super) fn start_visit(&mut self, id: u64, calls: u32, stay: Duration) {
+        self.cluster.start_client(move |client| async move {
+            let _gone = timeout(stay, visit(client, id, calls)).await;
+        });
     }
 
     /// Stops the whole group, and starts another one in its place.

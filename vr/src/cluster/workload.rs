@@ -70,6 +70,8 @@ pub struct Book {
     pub finish: bool,
     /// Clients that are done.
     pub finished: usize,
+    /// Calls that were answered.
+    pub answers: u64,
 }
 
 /// One client, from its beginning to its last call.
@@ -122,6 +124,10 @@ impl Caller<Client> {
 
     /// One call, asked again until it is answered.
     async fn step(&mut self, session: &mut Session) -> Step {
+        let Some(registration) = session.registration() else {
+            return Step::Lost;
+        };
+        let client = (session.id(), registration);
         let key = self.random.below(u64::from(self.workload.keys)) as u8;
         let (act, pending) = self.call(key);
         let operation = encode(key, act, self.workload.value_bytes);
@@ -129,31 +135,31 @@ impl Caller<Client> {
         let mut answer = session.call(&operation).await;
         let mut was_executed = false;
         while let Err(CallError::Unknown { .. }) = answer {
-            was_executed |= self.wonder(session.id(), number);
+            was_executed |= self.wonder(client, number);
             answer = session.settle().await;
         }
         match answer {
             Ok(result) => {
-                let request = (session.id(), number);
-                self.acknowledged(request, &result, was_executed);
+                self.acknowledged((client, number), &result, was_executed);
                 self.told(pending, act, &result);
                 Step::Answered
             }
-            Err(CallError::SessionLost) => Step::Lost,
+            Err(CallError::SessionLost | CallError::SessionEvicted) => Step::Lost,
             Err(error) => panic!("a call failed: {error}"),
         }
     }
 
     /// The outcome of a call is unknown. Whether it was executed.
-    fn wonder(&self, session: u64, number: u64) -> bool {
+    fn wonder(&self, client: (u64, u64), number: u64) -> bool {
         let mut checker = self.checker.borrow_mut();
         checker.marks.hit(Mark::OutcomeUnknown);
-        checker.was_executed(session, number)
+        checker.was_executed(client, number)
     }
 
-    fn acknowledged(&self, (session, number): (u64, u64), result: &[u8], again: bool) {
+    fn acknowledged(&self, (client, number): ((u64, u64), u64), result: &[u8], again: bool) {
+        self.book.borrow_mut().answers += 1;
         let mut checker = self.checker.borrow_mut();
-        checker.acknowledged(session, number, result);
+        checker.acknowledged(client, number, result);
         if again {
             checker.marks.hit(Mark::AnsweredAgain);
         }

@@ -29,6 +29,16 @@ pub struct NodeConfig {
     pub window: u64,
     /// An operation may have so many bytes.
     pub max_operation_bytes: usize,
+    /// So many clients may be registered. When one more comes, the one that was silent longest is
+    /// forgotten, and told so when it calls again. The same at all replicas, as are the next two:
+    /// one that has other limits is not believed by the others.
+    pub max_clients: u32,
+    /// A result may have so many bytes. Of a longer one the client is told that its operation was
+    /// executed, and not with what result ([`CallError::ResultTooLarge`](crate::CallError)).
+    pub max_reply_bytes: u32,
+    /// The last result of each client is kept for it. When they have more bytes than this
+    /// together, clients are forgotten as if they were too many.
+    pub max_kept_reply_bytes: u64,
     /// A second socket, for clients that speak specpaxos' format. None by default.
     pub walk_ins: Option<WalkInConfig>,
 }
@@ -45,7 +55,7 @@ pub struct WalkInConfig {
 /// Why a replica or a client cannot start.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// The number of replicas.
+    /// The number of replicas, or a limit that all of them share.
     #[error("{0}")]
     Group(ConfigurationError),
     /// The replica's id is not in the configuration.
@@ -79,6 +89,9 @@ impl NodeConfig {
             datagram_bytes: EndpointConfig::DEFAULT_BUDGET,
             window: options.window,
             max_operation_bytes: options.max_body_bytes,
+            max_clients: 65_536,
+            max_reply_bytes: 32 * 1024,
+            max_kept_reply_bytes: 64 << 20,
             walk_ins: None,
         }
     }
@@ -103,7 +116,12 @@ impl NodeConfig {
         if self.window == 0 {
             return Err(ConfigError::Value("a window of zero"));
         }
-        Ok(group)
+        group
+            .with_max_clients(self.max_clients)
+            .and_then(|group| {
+                group.with_reply_bytes(self.max_reply_bytes, self.max_kept_reply_bytes)
+            })
+            .map_err(ConfigError::Group)
     }
 
     pub(super) fn options(&self) -> Options {

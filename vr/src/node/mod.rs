@@ -323,6 +323,7 @@ impl<S: StateMachine> Node<S> {
     fn keep_up(&mut self) -> Progress {
         let now = Instant::now();
         self.upkeep_at = now + self.timeouts.upkeep;
+        self.core.ease();
         self.forget_old_votes(now);
         self.measure(now);
         self.core.refill(&mut self.effects);
@@ -381,13 +382,16 @@ impl<S: StateMachine> Node<S> {
             }
             self.forget_old_votes(now);
         }
-        if let Message::Request(request) = message {
+        if let Message::Request(mut request) = message {
             // Who speaks our format registers.
             if request.kind == Kind::WalkIn {
                 self.drops.malformed += 1;
                 return Progress::NONE;
             }
             self.clients.learn(request.client, datum.from);
+            if request.kind == Kind::Register {
+                request.body = addresses::to_bytes(datum.from);
+            }
             return self.core.on_request(request, &mut self.effects);
         }
         match self.replica_at(datum.sender, datum.from) {
@@ -496,8 +500,11 @@ impl<S: StateMachine> Node<S> {
     }
 
     fn reply(&mut self, reply: &Reply) {
-        // Unknown after a view change, until the client asks again: it does.
-        let Some(to) = self.clients.of(reply.client) else {
+        // A client that was never heard here has registered with another primary, which wrote down
+        // where it is. One that was forgotten meanwhile is unknown until it asks again: it does.
+        let registered = || self.core.return_address(reply.client);
+        let heard = self.clients.of(reply.client);
+        let Some(to) = heard.or_else(|| addresses::from_bytes(registered()?)) else {
             return;
         };
         let mut encoded = std::mem::take(&mut self.encoded);

@@ -74,7 +74,7 @@ async fn call(
     }
     match answer {
         Ok(answer) => return Ok(Some(answer)),
-        Err(CallError::SessionLost) => {}
+        Err(CallError::SessionLost | CallError::SessionEvicted) => {}
         Err(error) => return Err(error.into()),
     }
     loop {

@@ -239,7 +239,10 @@ impl Replica {
         self.log.begin_behind(summary.op, summary.header);
         self.table = table;
         if self.has(Bug::TableNotInCheckpoint) {
-            self.table = ClientTable::new(self.group.max_clients());
+            self.table = ClientTable::new(&self.group);
+        }
+        if let Some(bug) = self.bug {
+            self.table.plant(bug, self.id);
         }
         self.applied = summary.op;
         self.commit = self.commit.max(summary.op);

@@ -211,7 +211,7 @@ impl Replica {
             unreachable!("a part became the whole");
         };
         let trusting = self.has(Bug::DigestIgnored);
-        match incoming.finish(self.group.max_clients(), trusting) {
+        match incoming.finish(&self.group, trusting) {
             Ok((checkpoint, table)) => {
                 self.fetching = Fetching::Whole(Rc::new(checkpoint), table);
                 self.use_whole(effects)

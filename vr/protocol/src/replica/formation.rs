@@ -260,6 +260,10 @@ impl Replica {
         for incarnation in &founders {
             bytes.extend_from_slice(&incarnation.0.to_le_bytes());
         }
+        // Who would forget other clients than the others is of another group, and not believed.
+        for limit in self.group.limits() {
+            bytes.extend_from_slice(&limit.to_le_bytes());
+        }
         self.formation.root = Checksum(xxh3_64(&bytes));
         self.formation.locked = Some(founders);
         self.formation.runs_without_me = None;

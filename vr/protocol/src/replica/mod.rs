@@ -1,5 +1,6 @@
 //! One replica: its state, its doors, its invariants.
 
+mod busy;
 mod checkpoint;
 mod fetching;
 mod formation;
@@ -15,16 +16,18 @@ pub use formation::WaitingReason;
 pub use status::{Role, Status};
 
 use crate::bug::Bug;
-use crate::client_table::{ClientTable, InFlight};
+use crate::client_table::ClientTable;
 use crate::configuration::{Configuration, Options};
 use crate::counters::{Counters, Ignored};
 use crate::effects::{Durable, Effects, Persist, Progress};
 use crate::ids::{Checksum, ClientId, Incarnation, OpNumber, ReplicaId, RequestNumber, View};
+use crate::in_flight::InFlight;
 use crate::log::{Entry, Kind, Log};
 use crate::message::{Message, Outcome, Reply, Request};
 use crate::quorum::{Acks, ReplicaSet, Votes};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use busy::Busy;
 use checkpoint::Checkpoints;
 use fetching::Fetching;
 use formation::Formation;
@@ -49,6 +52,7 @@ use view_change::Brought;
 /// | [`resend_get_state`](Self::resend_get_state) | catching up, backup | no page has arrived |
 /// | [`refill`](Self::refill) | any | periodic, often |
 /// | [`expire_votes`](Self::expire_votes) | members | periodic, twice the silence or more |
+/// | [`ease`](Self::ease) | primary | periodic, some ten times a second or more |
 /// | [`announce`](Self::announce) | recovering | periodic |
 #[derive(Debug)]
 pub struct Replica {
@@ -80,6 +84,7 @@ pub struct Replica {
     /// Primary: up to where Prepares were emitted.
     prepared: OpNumber,
     acks: Acks,
+    busy: Busy,
     /// Who has answered since a quorum was last heard.
     heard: ReplicaSet,
     abdicating: bool,
@@ -135,13 +140,14 @@ impl Replica {
             commit: OpNumber::ZERO,
             commit_heard: OpNumber::ZERO,
             applied: OpNumber::ZERO,
-            table: ClientTable::new(group.max_clients()),
+            table: ClientTable::new(&group),
             in_flight: InFlight::default(),
             durable: OpNumber::ZERO,
             persisted: OpNumber::ZERO,
             persist_due: false,
             prepared: OpNumber::ZERO,
             acks: Acks::default(),
+            busy: Busy::default(),
             heard: ReplicaSet::EMPTY,
             abdicating: false,
             late: ReplicaSet::EMPTY,
@@ -181,6 +187,7 @@ impl Replica {
     /// Makes the replica err: see [`Bug`].
     pub fn plant(&mut self, bug: Bug) {
         self.bug = Some(bug);
+        self.table.plant(bug, self.id);
     }
 
     fn has(&self, bug: Bug) -> bool {
@@ -337,8 +344,7 @@ impl Replica {
             self.apply_own(effects);
             return self.invariants();
         }
-        let outcome = Outcome::Result(result.into());
-        self.table.record(&entry, outcome.clone());
+        let outcome = self.table.record(&entry, result);
         self.finish(&entry, Some(outcome), effects);
         self.apply_own(effects);
         self.invariants();
@@ -351,8 +357,12 @@ impl Replica {
                 return;
             }
             let entry = entry.clone();
+            if self.has(Bug::EvictedExecuted) && self.table.revive(&entry) {
+                return;
+            }
             let outcome = match entry.kind() {
                 Kind::Register => Some(self.table.register(&entry)),
+                Kind::Close => self.table.close(&entry),
                 Kind::Operation => self.table.answer_unexecuted(&entry),
                 Kind::WalkIn => {
                     self.walk_in_skipped(&entry, effects);
@@ -369,21 +379,22 @@ impl Replica {
         if let Some(outcome) = outcome
             && self.role() == Role::Primary
         {
-            self.reply(entry.client(), entry.number(), outcome, effects);
+            let (client, session, number) = (entry.client(), entry.session(), entry.number());
+            self.reply((client, session, number), outcome, effects);
         }
         self.order_checkpoint_if_due(entry, effects);
     }
 
     fn reply(
         &self,
-        client: ClientId,
-        number: RequestNumber,
+        (client, session, number): (ClientId, OpNumber, RequestNumber),
         outcome: Outcome,
         effects: &mut Effects,
     ) {
         effects.reply(Reply {
             view: self.view,
             client,
+            session,
             number,
             outcome,
         });
@@ -442,6 +453,7 @@ impl Replica {
         self.persist_due = true;
         self.prepared = self.log.op();
         self.acks = Acks::default();
+        self.busy = Busy::default();
         self.heard = ReplicaSet::EMPTY;
         self.abdicating = false;
         self.transfer = None;
@@ -534,7 +546,7 @@ impl Replica {
             Role::Backup | Role::ViewChange | Role::CatchingUp => {
                 self.counters.count(Ignored::NotPrimary);
                 if !is_walk_in {
-                    self.reply(request.client, request.number, Outcome::NotPrimary, effects);
+                    self.reply(request.id(), Outcome::NotPrimary, effects);
                 }
             }
             Role::Recovering => self.counters.count(Ignored::NotMember),

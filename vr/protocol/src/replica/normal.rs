@@ -2,11 +2,11 @@
 
 use super::{Replica, Role, Status};
 use crate::bug::Bug;
-use crate::client_table::Seen;
+use crate::client_table::{RETURN_ADDRESS_BYTES_MAX, Seen};
 use crate::counters::Ignored;
 use crate::effects::{Effects, Progress};
 use crate::ids::{OpNumber, ReplicaId, View};
-use crate::log::{Entry, is_chained};
+use crate::log::{Entry, Kind, is_chained};
 use crate::message::{Commit, Message, Outcome, Prepare, PrepareOk, Request};
 use crate::quorum::ReplicaSet;
 
@@ -14,31 +14,46 @@ use crate::quorum::ReplicaSet;
 impl Replica {
     /// VRR §4.1, steps 2 and 3: append the request. The Prepare leaves with the flush.
     pub(super) fn on_request_as_primary(&mut self, request: Request, effects: &mut Effects) {
-        let (client, number) = (request.client, request.number);
-        let refusal = match self.table.look(&request, &self.in_flight) {
+        if self.abdicating {
+            // Silent, so that clients look for another primary, too.
+            return self.counters.count(Ignored::Abdicating);
+        }
+        let answer = match self.table.look(&request, &self.in_flight, self.applied) {
             Seen::Old => return self.counters.count(Ignored::OldRequest),
             Seen::InFlight => return self.counters.count(Ignored::InFlight),
             Seen::Repeated(outcome) => Some(outcome),
-            Seen::NoSession => Some(Outcome::NoSession),
+            Seen::Ended if self.has(Bug::EvictedExecuted) => self.refusal(&request),
+            Seen::Ended => Some(self.refuse(Ignored::SessionEnded, Outcome::Evicted)),
+            Seen::NoSession => Some(self.refuse(Ignored::NoSession, Outcome::NoSession)),
             Seen::New => self.refusal(&request),
         };
-        if let Some(outcome) = refusal {
-            return self.reply(client, number, outcome, effects);
+        if let Some(outcome) = answer {
+            return self.reply(request.id(), outcome, effects);
         }
         let entry = Entry::new(self.log.op().next(), self.view, self.log.head(), &request);
         self.append(entry);
     }
 
     /// Why a new request is not taken, if so.
-    fn refusal(&self, request: &Request) -> Option<Outcome> {
-        if request.body.len() > self.options.max_body_bytes {
-            return Some(Outcome::TooLarge);
+    fn refusal(&mut self, request: &Request) -> Option<Outcome> {
+        let max_bytes = match request.kind {
+            Kind::Register => RETURN_ADDRESS_BYTES_MAX,
+            Kind::Operation | Kind::Close | Kind::WalkIn => self.options.max_body_bytes,
+        };
+        if request.body.len() > max_bytes {
+            return Some(self.refuse(Ignored::TooLarge, Outcome::TooLarge));
         }
         let uncommitted = self.log.op().distance_from(self.commit);
-        if self.abdicating || uncommitted >= self.options.window {
-            return Some(Outcome::Busy);
+        if uncommitted >= self.options.window {
+            let busy = self.busy.refuse();
+            return Some(self.refuse(Ignored::Busy, busy));
         }
         None
+    }
+
+    fn refuse(&mut self, reason: Ignored, outcome: Outcome) -> Outcome {
+        self.counters.count(reason);
+        outcome
     }
 
     pub(super) fn append(&mut self, entry: Entry) {
@@ -136,6 +151,7 @@ impl Replica {
             committed <= self.log.op(),
             "acknowledgements beyond the log are not counted"
         );
+        self.busy.committed(committed.distance_from(self.commit));
         self.raise_commit(committed, effects)
     }
 

@@ -4,7 +4,7 @@ use super::{CheckpointCounts, Replica};
 use crate::checkpoint::Checkpoint;
 use crate::configuration::{Configuration, Options};
 use crate::counters::Counters;
-use crate::ids::{Checksum, Incarnation, OpNumber, ReplicaId, View};
+use crate::ids::{Checksum, ClientId, Incarnation, OpNumber, ReplicaId, View};
 use crate::log::Entry;
 use alloc::rc::Rc;
 
@@ -143,6 +143,26 @@ impl Replica {
     /// Whether it has stopped leading because no quorum answers.
     pub fn is_abdicating(&self) -> bool {
         self.abdicating
+    }
+
+    /// How many clients are registered.
+    pub fn clients(&self) -> usize {
+        self.table.len()
+    }
+
+    /// How many bytes the results take that are kept for them.
+    pub fn kept_reply_bytes(&self) -> usize {
+        self.table.kept_bytes()
+    }
+
+    /// How many clients were forgotten to make room for others, in this life of the replica.
+    pub fn evictions(&self) -> u64 {
+        self.table.forgotten()
+    }
+
+    /// Where the client's registration said that its replies go; empty if it did not say.
+    pub fn return_address(&self, client: ClientId) -> Option<&[u8]> {
+        self.table.return_address(client)
     }
 
     /// What was ignored, and why.

@@ -2,9 +2,9 @@
 
 use super::{Replica, Role};
 use crate::bug::Bug;
-use crate::client_table::InFlight;
 use crate::counters::Ignored;
 use crate::effects::Effects;
+use crate::in_flight::InFlight;
 use crate::log::Entry;
 use crate::message::Request;
 use crate::walk_ins::{Look, WalkIns};

@@ -206,17 +206,38 @@ fn refusals() {
     let mut primary = Bench::of(0, 3);
     primary.ask(7, 4, 1, b"a");
     assert_eq!(primary.outcome(), Some(Outcome::NoSession));
-    primary.ask(7, 0, 0, &[0; 65]);
+    primary.ask(7, 0, 0, &[0; 33]);
     assert_eq!(primary.outcome(), Some(Outcome::TooLarge));
     for client in 0..8 {
         primary.ask(client, 0, 0, b"");
         assert_eq!(primary.outcome(), None);
     }
     primary.ask(9, 0, 0, b"");
-    assert_eq!(primary.outcome(), Some(Outcome::Busy));
+    assert_eq!(primary.outcome(), Some(Outcome::Busy { retry_after_ms: 2 }));
+    assert_eq!(primary.ignored(Ignored::Busy), 1);
     let mut backup = Bench::of(1, 3);
     backup.ask(7, 0, 0, b"");
     assert_eq!(backup.outcome(), Some(Outcome::NotPrimary));
+}
+
+/// A primary that has refused more than it has committed asks for more patience.
+#[test]
+fn a_busy_primary_asks_for_patience() {
+    let mut primary = Bench::of(0, 3);
+    for client in 0..9 {
+        primary.ask(client, 0, 0, b"");
+    }
+    assert_eq!(primary.outcome(), Some(Outcome::Busy { retry_after_ms: 2 }));
+    primary.replica.ease();
+    primary.ask(9, 0, 0, b"");
+    assert_eq!(primary.outcome(), Some(Outcome::Busy { retry_after_ms: 4 }));
+    primary.replica.ease();
+    skip(primary.hear(1, primary.ok(8)));
+    primary.replica.ease();
+    for client in 10..19 {
+        primary.ask(client, 0, 0, b"");
+    }
+    assert_eq!(primary.outcome(), Some(Outcome::Busy { retry_after_ms: 4 }));
 }
 
 /// An acknowledgement of what the primary does not have, or has otherwise, is not counted (S3).

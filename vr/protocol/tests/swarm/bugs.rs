@@ -20,10 +20,17 @@ fn hunt(bug: Bug) -> Option<(u64, String)> {
     })
 }
 
+/// The swarm's clients live for ever and there is room for all: these are for the simulated world.
+const OF_SESSIONS: [Bug; 3] = [
+    Bug::EvictionDiffers,
+    Bug::EvictedExecuted,
+    Bug::SessionOutlivesClient,
+];
+
 #[test]
 fn bugs_are_found() {
     let mut missed = Vec::new();
-    for &bug in Bug::ALL {
+    for &bug in Bug::ALL.iter().filter(|bug| !OF_SESSIONS.contains(bug)) {
         match hunt(bug) {
             Some((seed, how)) => println!("{:<50} {seed:>5}  {how:.80}", bug.name()),
             None => missed.push(bug),

@@ -165,8 +165,9 @@ impl Checker {
     /// A replica answers a client.
     pub(crate) fn reply(&mut self, reply: &Reply) {
         match &reply.outcome {
-            Outcome::Result(_) | Outcome::Registered { .. } => {}
-            Outcome::NotPrimary | Outcome::Busy | Outcome::NoSession | Outcome::TooLarge => return,
+            Outcome::Result(_) | Outcome::Registered { .. } | Outcome::ResultTooLarge => {}
+            Outcome::NotPrimary | Outcome::Busy { .. } | Outcome::NoSession => return,
+            Outcome::TooLarge | Outcome::Evicted => return,
         }
         let request = (reply.client, reply.number);
         let first = self

@@ -523,6 +523,7 @@ impl World {
                     let reply = Reply {
                         view: reply.view,
                         client: reply.client,
+                        session: OpNumber::ZERO,
                         number: reply.number,
                         outcome: Outcome::Result(reply.result),
                     };
@@ -634,8 +635,9 @@ impl World {
         match self.clients[which].session.on_reply(reply) {
             Answer::Registered | Answer::Result(_) => self.reached.replies += 1,
             Answer::Redirected(_) => self.send_request(which),
-            Answer::Busy | Answer::Ignored => {}
-            Answer::SessionLost | Answer::TooLarge => panic!("{reply:?}"),
+            Answer::Busy { .. } | Answer::Ignored => {}
+            Answer::SessionLost | Answer::Evicted | Answer::Closed => panic!("{reply:?}"),
+            Answer::TooLarge | Answer::ResultTooLarge => panic!("{reply:?}"),
         }
     }
 }

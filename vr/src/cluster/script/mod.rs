@@ -8,6 +8,7 @@
 //! clients 0             # there need be no others
 //! seed 7                # for what is left to chance; 1 if missing
 //! window 4              # how much may be uncommitted; 1024 if missing
+//! max-clients 2         # how many may be registered; 65,536 if missing
 //! value-bytes 4000      # how long values are; 8 if missing
 //! idle                  # clients call only when told to
 //! at 100ms cut 1 -> 2   # one direction; `<->` for both
@@ -40,6 +41,8 @@
 //! | `begin-again` | all stop, with all that was acknowledged; another group forms |
 //! | `loss 0.2`, `distance 80ms` | of all links |
 //! | `call 3` | so many calls are made, if clients are `idle` |
+//! | `visit 7 2` | another client registers as 7, makes two calls, and is gone |
+//! | `visit 7 2 for 20ms` | the same, and it is gone after so long, in the middle of a call |
 //! | `hold KIND A -> B` | waits for `release` |
 //! | `drop KIND A -> B` | is lost |
 //! | `delay KIND A -> B 2s` | comes so much later |
@@ -63,6 +66,7 @@
 //! |---|---|
 //! | `expect view = 1`, `expect view >= 1` | the latest view that has begun |
 //! | `expect commits = 4`, `expect commits >= 4` | operations committed, registrations too |
+//! | `expect answers = 4`, `expect answers >= 4` | calls answered, but for those of visits |
 //! | `expect op X = 4`, `expect op X >= 4` | the last entry in a log |
 //! | `expect normal X`, `expect changing X`, `expect outside X` | what a replica does |
 //! | `expect primary X` | X leads the latest view |
@@ -137,6 +141,7 @@ impl Play {
     fn new(script: &Script, bug: Option<Planted>) -> Self {
         let config = ClusterConfig {
             window: script.window,
+            max_clients: script.max_clients,
             walk_ins: (script.walk_ins > 0).then_some(Dialect::Specpaxos),
             bug,
             ..ClusterConfig::new(script.replicas)
@@ -240,6 +245,7 @@ impl Play {
                 let permits = &mut self.stage.book.borrow_mut().permits;
                 *permits = permits.map(|permits| permits + calls);
             }
+            Command::Visit(id, calls, stay) => self.stage.start_visit(id, calls, stay),
             Command::Intercept(ref rule) => self.intercept(rule),
             Command::Release => {
                 self.rules.clear();
@@ -294,12 +300,18 @@ impl Play {
     fn expect(&mut self, condition: &Condition, within: Duration) -> Held {
         let checker = Rc::clone(self.stage.cluster.checker());
         let before = (checker.borrow().commits(), checker.borrow().view());
+        let book = Rc::clone(&self.stage.book);
         let ids = self.stage.cluster.replica_ids();
         let alive: Vec<_> = ids.filter(|id| !self.stopped.contains(id)).collect();
         let condition = *condition;
         let holds = {
             let checker = Rc::clone(&checker);
-            move || holds(condition, &checker.borrow(), before, &alive)
+            move || {
+                if let Condition::Answers(compare, answers) = condition {
+                    return compare.holds(book.borrow().answers, answers);
+                }
+                holds(condition, &checker.borrow(), before, &alive)
+            }
         };
         let world = &mut self.stage.cluster.world;
         let came = world.run_until(|_| holds(), within).is_ok();
@@ -330,6 +342,7 @@ fn holds(condition: Condition, checker: &Checker, before: (u64, u64), alive: &[R
         Condition::Op(who, compare, op) => who
             .replica(checker)
             .is_some_and(|id| compare.holds(checker.op(id).0, op)),
+        Condition::Answers(..) => unreachable!("the clients know"),
         Condition::Normal(who) => matches!(role(who), Some(Role::Primary | Role::Backup)),
         Condition::Changing(who) => matches!(role(who), Some(Role::ViewChange | Role::CatchingUp)),
         Condition::Outside(who) => role(who) == Some(Role::Recovering),

@@ -35,6 +35,8 @@ pub(super) enum Command {
     Loss(f64),
     Distance(Duration),
     Call(u32),
+    /// Under this id, so many calls, and away after so much time.
+    Visit(u64, u32, Duration),
     Intercept(Rule),
     Release,
     Stop,
@@ -71,6 +73,7 @@ pub(super) enum Count {
 pub(super) enum Condition {
     View(Compare, u64),
     Commits(Compare, u64),
+    Answers(Compare, u64),
     Op(Who, Compare, u64),
     Normal(Who),
     Changing(Who),
@@ -104,6 +107,7 @@ pub(super) struct Script {
     pub(super) walk_ins: u8,
     pub(super) seed: u64,
     pub(super) window: u64,
+    pub(super) max_clients: u32,
     pub(super) value_bytes: usize,
     pub(super) idle: bool,
     pub(super) steps: Vec<(usize, Duration, Command)>,
@@ -117,6 +121,7 @@ impl Script {
             walk_ins: 0,
             seed: 1,
             window: 1024,
+            max_clients: 65_536,
             value_bytes: 8,
             idle: false,
             steps: Vec::new(),
@@ -155,6 +160,7 @@ impl Script {
             ["walk-ins", count] => self.walk_ins = parse(count)?,
             ["seed", seed] => self.seed = parse(seed)?,
             ["window", window] => self.window = parse(window)?,
+            ["max-clients", clients] => self.max_clients = positive(clients)?,
             ["value-bytes", bytes] => self.value_bytes = parse(bytes)?,
             ["idle"] => self.idle = true,
             _ => return Err(not_understood(words)),
@@ -190,6 +196,10 @@ impl Command {
             ["loss", share] => Self::Loss(share_of(share)?),
             ["distance", time] => Self::Distance(parse_duration(time)?),
             ["call", count] => Self::Call(positive(count)?),
+            ["visit", id, calls] => Self::Visit(parse(id)?, positive(calls)?, STAY),
+            ["visit", id, calls, "for", time] => {
+                Self::Visit(parse(id)?, positive(calls)?, parse_duration(time)?)
+            }
             ["release"] => Self::Release,
             ["stop"] => Self::Stop,
             ["hold" | "drop" | "delay" | "duplicate", ..] => Self::Intercept(Rule::parse(words)?),
@@ -210,6 +220,9 @@ impl Command {
             ["view", compare, view] => Condition::View(parse_compare(compare)?, parse(view)?),
             ["commits", compare, commits] => {
                 Condition::Commits(parse_compare(compare)?, parse(commits)?)
+            }
+            ["answers", compare, answers] => {
+                Condition::Answers(parse_compare(compare)?, parse(answers)?)
             }
             ["op", x, compare, op] => {
                 Condition::Op(replica(x)?, parse_compare(compare)?, parse(op)?)
@@ -234,7 +247,7 @@ impl Command {
             Self::Intercept(rule) => rule.from.into_iter().chain(rule.to).collect(),
             Self::Expect(condition, _) => condition.named().into_iter().collect(),
             Self::Heal(None) | Self::BeginAgain | Self::Loss(_) | Self::Distance(_) => vec![],
-            Self::Call(_) | Self::Release | Self::Stop => vec![],
+            Self::Call(_) | Self::Visit(..) | Self::Release | Self::Stop => vec![],
         };
         for who in named {
             if let Who::Replica(id) = who
@@ -252,7 +265,7 @@ impl Condition {
         match self {
             Self::Op(x, ..) | Self::Normal(x) | Self::Changing(x) | Self::Outside(x) => Some(x),
             Self::Primary(id) => Some(Who::Replica(id)),
-            Self::View(..) | Self::Commits(..) | Self::Agree => None,
+            Self::View(..) | Self::Commits(..) | Self::Answers(..) | Self::Agree => None,
             Self::Serves | Self::Stalls | Self::Rests => None,
         }
     }
@@ -292,6 +305,7 @@ impl fmt::Display for Condition {
         match self {
             Self::View(compare, view) => write!(f, "view {compare} {view}"),
             Self::Commits(compare, commits) => write!(f, "commits {compare} {commits}"),
+            Self::Answers(compare, answers) => write!(f, "answers {compare} {answers}"),
             Self::Op(who, compare, op) => write!(f, "op {who} {compare} {op}"),
             Self::Normal(who) => write!(f, "normal {who}"),
             Self::Changing(who) => write!(f, "changing {who}"),
@@ -323,6 +337,9 @@ impl fmt::Display for Who {
         }
     }
 }
+
+/// How long who visits waits for an answer.
+const STAY: Duration = Duration::from_secs(60);
 
 fn not_understood(words: &[&str]) -> String {
     format!("not understood: {}", words.join(" "))
