@@ -203,6 +203,39 @@ fn a_durable_write_finishes_what_was_written_short() {
 }
 
 #[test]
+fn a_durable_write_whose_sync_was_cut_off_syncs_once_more() {
+    for seed in 0..20 {
+        let (mut world, node) = world(seed);
+        world.update_ring(node, |ring| ring.cut_link = 1.0);
+        world.start(node, || async {
+            let file = log().await;
+            file.append_durable(&[7; 5000]).await.expect("durable");
+            std::future::pending().await
+        });
+        world.run_for(SECOND);
+        let is_durable = |disk: &mut Disk| disk.durable("data/log") == Some(&[7; 5000]);
+        assert!(world.with_disk(node, is_durable));
+    }
+}
+
+#[test]
+fn what_is_read_whole_is_whole_though_the_disk_reads_in_parts() {
+    for seed in 0..20 {
+        let (mut world, node) = world(seed);
+        world.with_disk(node, |disk| disk.faults().short_read = 0.9);
+        run(&mut world, node, async {
+            let file = log().await;
+            let data: Vec<u8> = (0..5000).map(|i| (i % 251) as u8).collect();
+            file.write_durable_at(&data, 0).await.expect("durable");
+            assert_eq!(file.read_to_end().await.expect("read"), data);
+            let mut part = vec![0; 3000];
+            file.read_exact_at(&mut part, 1000).await.expect("read");
+            assert_eq!(part, data[1000..4000]);
+        });
+    }
+}
+
+#[test]
 fn after_a_failed_sync_nothing_is_called_durable_any_more() {
     let (mut world, node) = world(2);
     world.start(node, || async {

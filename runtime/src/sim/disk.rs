@@ -13,6 +13,9 @@
 //!          or durable                  or durable
 //! ```
 //!
+//! Where a lost sector was to make the file longer, it may be longer all the same, by zeros: its
+//! length is kept elsewhere than its bytes.
+//!
 //! A sync covers the writes that had completed when it was submitted, and no others. After a sync
 //! that failed, the writes that it covered are readable as before, but no later sync makes them
 //! durable: this is how Linux behaves, and why a failed sync is the end of a process. The name of a
@@ -38,7 +41,8 @@ pub struct DiskFaults {
     pub sync_latency: Duration,
     /// What is written as a whole or not at all, in bytes: 512 or 4096.
     pub sector: usize,
-    /// How many bytes fit; a write beyond fails with `ENOSPC`.
+    /// How many bytes fit; a write of more is cut short, and one of which nothing fits fails with
+    /// `ENOSPC`.
     pub capacity: u64,
     /// Per write: only its beginning is written.
     pub short_write: f64,
@@ -54,6 +58,8 @@ pub struct DiskFaults {
     pub bit_rot: f64,
     /// Per read: it fails with `EIO`.
     pub read_error: f64,
+    /// Per read: it brings only the beginning.
+    pub short_read: f64,
 }
 
 impl Default for DiskFaults {
@@ -71,6 +77,7 @@ impl Default for DiskFaults {
             lying_sync: 0.0,
             bit_rot: 0.0,
             read_error: 0.0,
+            short_read: 0.0,
         }
     }
 }
@@ -90,6 +97,7 @@ impl DiskFaults {
             write_error,
             sync_error,
             read_error,
+            short_read: random.strength(0.1),
             ..Self::default()
         }
     }
@@ -420,7 +428,10 @@ impl Disk {
         }
         let file = &mut self.files[index];
         let start = file.cached.len().min(offset as usize);
-        let end = file.cached.len().min(start.saturating_add(len));
+        let mut end = file.cached.len().min(start.saturating_add(len));
+        if end > start + 1 && self.read.chance(self.faults.short_read) {
+            end = start + 1 + self.read.index(end - start - 1);
+        }
         if end > start && self.read.chance(self.faults.bit_rot) {
             let place = start + self.read.index(end - start);
             flip(file, place, self.read.below(8) as u32);
@@ -436,8 +447,13 @@ impl Disk {
         }
         let len = self.files[index].cached.len() as u64;
         let used: u64 = self.files.iter().map(|file| file.cached.len() as u64).sum();
-        if used + end.saturating_sub(len) > self.faults.capacity {
-            return Err(errno(libc::ENOSPC));
+        let longest = len + self.faults.capacity.saturating_sub(used);
+        if end > longest {
+            let fits = longest.saturating_sub(offset) as usize;
+            if fits == 0 && !data.is_empty() {
+                return Err(errno(libc::ENOSPC));
+            }
+            data.truncate(fits);
         }
         let fails = self.write.chance(self.faults.write_error);
         if data.len() > 1 && (fails || self.write.chance(self.faults.short_write)) {
@@ -527,16 +543,32 @@ impl Disk {
         self.boot += 1;
     }
 
-    /// Does a part, which the seed decides, of the writes that are under way.
+    /// Does a part, which the seed decides, of the writes and opens that are under way.
     fn take_running(&mut self) {
         for (_, running) in std::mem::take(&mut self.running) {
-            let DiskOp::WriteAt { file, offset, data } = running.op else {
-                continue;
-            };
             if self.crash.chance(0.5) {
-                // Nobody is left to hear how it went.
-                let _unheard = self.write_at(file, offset, data);
+                continue;
             }
+            // Nobody is left to hear how it went.
+            let _unheard = match running.op {
+                DiskOp::Open {
+                    name,
+                    create,
+                    truncate,
+                    directory,
+                } => self.open(&name, create, truncate, directory),
+                DiskOp::WriteAt {
+                    file,
+                    offset,
+                    mut data,
+                } => {
+                    if self.crash.chance(0.5) {
+                        data.truncate(self.crash.index(data.len() + 1));
+                    }
+                    self.write_at(file, offset, data)
+                }
+                DiskOp::ReadAt { .. } | DiskOp::Sync { .. } | DiskOp::Size { .. } => continue,
+            };
         }
     }
 }
@@ -580,6 +612,10 @@ fn tear(
             put(durable, offset, &write.data[at..end]);
         } else {
             lost += (end - at) as u64;
+            let reached = write.offset as usize + end;
+            if durable.len() < reached && random.chance(kept) {
+                durable.resize(reached, 0);
+            }
         }
         at = end;
     }

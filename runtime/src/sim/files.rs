@@ -222,7 +222,7 @@ impl Node {
                 },
                 Ok(DiskDone::Written(written)),
             ) => {
-                if written == data.len() {
+                if written == data.len() && !self.ring.cuts_link() {
                     *is_written = true;
                     let file = *file;
                     return match self.files.opened_for(file, |_| true) {

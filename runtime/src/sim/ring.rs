@@ -31,6 +31,8 @@ pub struct RingFaults {
     pub reorder: f64,
     /// Per send: it fails, with `ENOBUFS`, `ENOMEM`, `EPERM` or `ENETUNREACH`.
     pub send_error: f64,
+    /// Per durable write: its sync is cut off from it, and not done.
+    pub cut_link: f64,
 }
 
 impl Default for RingFaults {
@@ -46,6 +48,7 @@ impl Default for RingFaults {
             late_by: Duration::from_micros(200),
             reorder: 0.0,
             send_error: 0.0,
+            cut_link: 0.0,
         }
     }
 }
@@ -53,7 +56,7 @@ impl Default for RingFaults {
 impl RingFaults {
     /// Faults as `random` decides: each is on in some worlds and off in others, in any strength.
     pub fn draw(random: &mut Random) -> Self {
-        Self {
+        let mut drawn = Self {
             overflow: random.strength(0.05),
             empty: random.strength(0.02),
             socket_error: random.strength(0.01),
@@ -63,7 +66,10 @@ impl RingFaults {
             reorder: random.strength(0.5),
             send_error: random.strength(0.02),
             ..Self::default()
-        }
+        };
+        // A kernel in need does both.
+        drawn.cut_link = drawn.delay_submission;
+        drawn
     }
 }
 
@@ -79,6 +85,7 @@ pub(super) struct RingState {
     delay_submission: Random,
     reorder: Random,
     send_error: Random,
+    cut_link: Random,
 }
 
 impl RingState {
@@ -93,6 +100,7 @@ impl RingState {
             delay_submission: random.fork(6),
             reorder: random.fork(7),
             send_error: random.fork(8),
+            cut_link: random.fork(9),
         }
     }
 
@@ -122,6 +130,10 @@ impl RingState {
     pub(super) fn submits_late(&mut self) -> Option<Duration> {
         let (chance, mean) = (self.knobs.delay_submission, self.knobs.late_by);
         late(&mut self.delay_submission, chance, mean)
+    }
+
+    pub(super) fn cuts_link(&mut self) -> bool {
+        self.cut_link.chance(self.knobs.cut_link)
     }
 
     /// The error of a send that fails.

@@ -94,6 +94,84 @@ fn what_was_synced_survives_a_crash_and_the_rest_survives_in_part() {
 }
 
 #[test]
+fn a_crash_may_leave_the_length_without_the_bytes() {
+    let (mut shorter, mut zeros) = (0, 0);
+    for seed in 0..100 {
+        let mut bench = Bench::new(seed);
+        let file = bench.open();
+        bench.sync_directory();
+        bench.write(file, 0, &[1; 100]).expect("written");
+        bench.disk.crash();
+        match bench.contents() {
+            [] => shorter += 1,
+            bytes if bytes == [0; 100] => zeros += 1,
+            bytes => assert_eq!(bytes, &[1; 100]),
+        }
+    }
+    assert!(shorter > 10 && zeros > 5, "{shorter} {zeros}");
+}
+
+#[test]
+fn what_is_under_way_when_a_process_is_killed_may_be_done_in_part() {
+    let (mut nothing, mut part, mut all, mut emptied) = (0, 0, 0, 0);
+    for seed in 0..100 {
+        let mut bench = Bench::new(seed);
+        let file = bench.open();
+        bench.open_as("other", true, false).expect("made");
+        let other = bench.open_as("other", false, false).expect("made");
+        bench.write(other, 0, &[1]).expect("written");
+        let data = vec![1; 1000];
+        let write = DiskOp::WriteAt {
+            file,
+            offset: 0,
+            data,
+        };
+        let open = DiskOp::Open {
+            name: "other".to_owned(),
+            create: false,
+            truncate: true,
+            directory: false,
+        };
+        bench.disk.submit(bench.now, write);
+        bench.disk.submit(bench.now, open);
+        bench.disk.abandon();
+        match bench.contents().len() {
+            0 => nothing += 1,
+            1000 => all += 1,
+            _ => part += 1,
+        }
+        emptied += usize::from(bench.disk.contents("other") == Some(&[]));
+    }
+    assert!(
+        nothing > 10 && part > 10 && all > 10,
+        "{nothing} {part} {all}"
+    );
+    assert!((1..100).contains(&emptied), "{emptied}");
+}
+
+#[test]
+fn a_short_read_brings_the_beginning() {
+    let mut bench = Bench::new(7);
+    let file = bench.open();
+    bench.write(file, 0, &[1, 2, 3, 4, 5]).expect("written");
+    bench.disk.faults().short_read = 1.0;
+    for len in 0..10 {
+        let read = DiskOp::ReadAt {
+            file,
+            offset: 1,
+            len,
+        };
+        let Ok(DiskDone::Read(bytes)) = bench.run(read) else {
+            panic!("it succeeds")
+        };
+        let most = len.min(4);
+        let is_short = bytes.len() < most && !bytes.is_empty();
+        assert!(is_short || most < 2 && bytes.len() == most, "{bytes:?}");
+        assert_eq!(bytes, [2, 3, 4, 5][..bytes.len()]);
+    }
+}
+
+#[test]
 fn a_sync_covers_only_what_had_completed_before_it() {
     let mut kept = 0;
     for seed in 0..100 {
@@ -223,10 +301,14 @@ fn errors_are_told() {
         Some(libc::ENOTDIR)
     );
     bench.disk.faults().capacity = 100;
-    assert_eq!(
-        errno_of(bench.write(file, 50, &[0; 51])),
-        Some(libc::ENOSPC)
-    );
+    let done = bench.write(file, 50, &[0; 51]).expect("a part fits");
+    assert_eq!(done, DiskDone::Written(50));
+    for (offset, len) in [(100, 1), (150, 1)] {
+        let write = bench.write(file, offset, &vec![0; len]);
+        assert_eq!(errno_of(write), Some(libc::ENOSPC));
+    }
+    let done = bench.write(file, 0, &[0; 100]).expect("it is no longer");
+    assert_eq!(done, DiskDone::Written(100));
     bench.disk.faults().write_error = 1.0;
     assert_eq!(errno_of(bench.write(file, 0, &[0; 50])), Some(libc::EIO));
     bench.disk.faults().read_error = 1.0;
