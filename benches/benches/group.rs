@@ -9,9 +9,13 @@
 //! ```
 //!
 //! Three replicas and the load generator `viewring bench` are processes on this machine; the
-//! operation is null. *Load*: 64 closed loops with a socket each, then on one socket. *Trip*: one
-//! closed loop, against the plain path in the same rounds: the same four hops between three
-//! processes that do nothing else, with datagrams as long (see `src/four_hops.rs`).
+//! operation is null. *Load*: 64 closed loops with a socket each, as clients of specpaxos and as
+//! ours, and on one socket. *Trip*: one closed loop, against the plain path in the same rounds: the
+//! same four hops between three processes that do nothing else, with datagrams as long (see
+//! `src/four_hops.rs`).
+//!
+//! Four processes on two cores: whatever else runs here takes from them. CPU times bear that,
+//! requests a second do not; of these look at the most.
 
 use std::path::Path;
 
@@ -21,6 +25,8 @@ use viewring_benches::{Table, is_wanted, quantile, rounds};
 
 fn main() {
     four_hops::be_asked();
+    let busy = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!("load of the machine before: {}", busy.trim());
     let group = Group::start(&program(), Path::new(env!("CARGO_TARGET_TMPDIR")));
     if is_wanted("load") {
         load(&group);
@@ -31,9 +37,11 @@ fn main() {
 }
 
 fn load(group: &Group) {
-    let names = ["64 clients, a socket each", "64 clients, one socket"];
-    let requests = rounds(200_000).to_string();
-    let args = ["--clients", "64", "--requests", &requests];
+    let contestants = [
+        ("a socket each, of specpaxos", &["--wire", "specpaxos"][..]),
+        ("a socket each", &[]),
+        ("one socket", &["--shared-socket"]),
+    ];
     let figures = [
         ("requests a second", "ops_per_sec"),
         (
@@ -41,21 +49,23 @@ fn load(group: &Group) {
             "cpu.primary.us_per_op",
         ),
         (
-            "CPU time of the client, µs a request",
+            "CPU time of the clients, µs a request",
             "cpu.client.us_per_op",
         ),
         ("p50, µs", "latency_us.p50"),
         ("p99, µs", "latency_us.p99"),
     ];
+    let names = contestants.map(|(name, _)| name);
     let mut tables = figures.map(|(title, _)| Table::new(title, &names));
+    let requests = rounds(200_000).to_string();
+    let args = ["--clients", "64", "--requests", &requests];
     for _ in 0..rounds(5) {
-        let each = group.bench(&args);
-        let one = group.bench(&[&args[..], &["--shared-socket"]].concat());
+        let found = contestants.map(|(_, more)| group.bench(&[&args[..], more].concat()));
         for (table, (_, figure)) in tables.iter_mut().zip(figures) {
-            table.add_round(vec![each.figure(figure), one.figure(figure)]);
+            table.add_round(found.iter().map(|bench| bench.figure(figure)).collect());
         }
     }
-    println!("under load");
+    println!("64 clients");
     tables.iter().for_each(Table::print);
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -20,7 +20,8 @@ pub struct Group {
 const FORMATION: Duration = Duration::from_secs(10);
 
 impl Group {
-    /// Starts a group. Its files are in a folder in `tmp`.
+    /// Starts a group. Its files are in a folder in `tmp`. It serves clients of ours and of
+    /// specpaxos: its file is one that either reads.
     ///
     /// # Panics
     /// When that fails, or when nobody leads in time.
@@ -32,21 +33,19 @@ impl Group {
             folder,
             replicas: Vec::new(),
         };
-        let port = free_ports().to_string();
-        let config = group.run(&["config", "--port", &port]);
+        let port = free_ports();
+        let replicas = (port..port + 3).map(|port| format!("replica 127.0.0.1:{port}\n"));
+        let config = format!("f 1\n{}", replicas.collect::<String>());
         fs::write(group.config(), config).expect("a file");
         for id in ["0", "1", "2"] {
             let mut replica = group.command("replica");
-            replica.args(["--id", id, "--app", "null"]);
+            replica.args(["--id", id, "--app", "null", "--wire", "specpaxos"]);
             let replica = replica.stderr(Stdio::null()).spawn();
             group.replicas.push(replica.expect("a process"));
         }
         let give_up_at = Instant::now() + FORMATION;
-        while !group
-            .command("status")
-            .output()
-            .is_ok_and(|o| o.status.success())
-        {
+        let is_normal = |output: Output| output.status.success();
+        while !group.command("status").output().is_ok_and(is_normal) {
             assert!(Instant::now() < give_up_at, "the group has not formed");
         }
         group
@@ -64,10 +63,6 @@ impl Group {
         Bench(json)
     }
 
-    fn run(&self, args: &[&str]) -> Vec<u8> {
-        output(Command::new(&self.program).args(args))
-    }
-
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(name).arg("--config").arg(self.config());
@@ -75,7 +70,7 @@ impl Group {
     }
 
     fn config(&self) -> PathBuf {
-        self.folder.join("cluster.toml")
+        self.folder.join("group.conf")
     }
 }
 
@@ -136,15 +131,13 @@ fn output(command: &mut Command) -> Vec<u8> {
     output.stdout
 }
 
-/// The first of three ports in a row that nobody has.
+/// The first of three ports in a row that nobody has, also not a thousand further on, where
+/// replicas speak with one another.
 fn free_ports() -> u16 {
     // Below those that the kernel gives to whoever does not mind.
-    let first = (10_000..32_000)
-        .step_by(3)
-        .map(|port| port + (std::process::id() % 3) as u16);
-    let skip = std::process::id() as usize * 7 % 7_000;
-    let mut ports = first.cycle().skip(skip);
+    let ports = (10_000..31_000).step_by(3).cycle();
+    let mut ports = ports.skip(std::process::id() as usize % 7_000);
     let is_free = |port: u16| UdpSocket::bind(("127.0.0.1", port)).is_ok();
-    let found = ports.find(|&port| (port..port + 3).all(is_free));
-    found.expect("they go on for ever")
+    let are_free = |&port: &u16| (port..port + 3).all(|port| is_free(port) && is_free(port + 1000));
+    ports.find(are_free).expect("they go on for ever")
 }

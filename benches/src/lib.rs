@@ -135,7 +135,8 @@ impl Table {
         self.rounds.push(values);
     }
 
-    /// Prints the median and the least value of each, and the median of the ratios of each round.
+    /// Prints the median, the least and the most of each, and the median of the ratios of each
+    /// round.
     pub fn print(&self) {
         println!("{}", self.title);
         for (place, name) in self.names.iter().enumerate() {
@@ -145,9 +146,11 @@ impl Table {
             let mut values = column(|row, place| row[place]);
             let mut ratios = column(|row, place| row[place] / row[row.len() - 1]);
             println!(
-                "  {name:<28} median {:>10.3}  least {:>10.3}  ratio {:>6.3}",
+                "  {name:<28} median {:>10.3}  least {:>10.3}  \
+                 most {:>10.3}  ratio {:>6.3}",
                 median(&mut values),
                 quantile(&mut values, 0.0),
+                quantile(&mut values, 1.0),
                 median(&mut ratios),
             );
         }
