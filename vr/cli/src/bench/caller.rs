@@ -59,6 +59,14 @@ impl Caller {
             }
         }
     }
+
+    /// Makes room in the group's table of clients. Clients of specpaxos cannot.
+    pub(super) async fn close(self) {
+        if let Self::Session { session, .. } = self {
+            // If it cannot be told, the group forgets it some day.
+            let _not_told = session.close().await.is_err();
+        }
+    }
 }
 
 async fn call(

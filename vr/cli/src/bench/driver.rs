@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::channel::oneshot;
+use futures::future::Shared as SharedFuture;
 use viewring_runtime::sim::Random;
 
 use super::caller::Caller;
@@ -28,6 +30,11 @@ pub(super) struct Shared {
     enough: Option<u64>,
     /// Is told when it is over, and why if it makes no sense to go on.
     over: Cell<Option<oneshot::Sender<Result<(), Failure>>>>,
+    /// Whether clients are to end.
+    stopping: Cell<bool>,
+    /// Dropped when they are: wakes those that wait for their next call.
+    running: Cell<Option<oneshot::Sender<()>>>,
+    stopped: SharedFuture<oneshot::Receiver<()>>,
 }
 
 impl Shared {
@@ -38,6 +45,7 @@ impl Shared {
         kept: Option<Vec<Vec<u64>>>,
         over: oneshot::Sender<Result<(), Failure>>,
     ) -> Self {
+        let (running, stopped) = oneshot::channel();
         Self {
             pace,
             meter: RefCell::new(Meter::new()),
@@ -47,6 +55,9 @@ impl Shared {
             measuring: Cell::new(false),
             enough,
             over: Cell::new(Some(over)),
+            stopping: Cell::new(false),
+            running: Cell::new(Some(running)),
+            stopped: stopped.shared(),
         }
     }
 
@@ -63,6 +74,12 @@ impl Shared {
         if self.measuring.replace(false) {
             self.meter.borrow_mut().stop();
         }
+    }
+
+    /// Has clients end once they have the answer that they wait for.
+    pub(super) fn stop(&self) {
+        self.stopping.set(true);
+        drop(self.running.take());
     }
 
     fn answered(&self, client: usize, latency: Duration) {
@@ -113,17 +130,21 @@ impl Driver {
         Ok(())
     }
 
-    /// Calls and calls, until that makes no sense any more.
+    /// Calls and calls, until it is told to end or that makes no sense any more.
     pub(super) async fn run(mut self, shared: Rc<Shared>) {
-        let Err(failure) = self.calls(&shared).await;
-        shared.tell(Err(failure));
+        match self.calls(&shared).await {
+            Ok(()) => self.caller.close().await,
+            Err(failure) => shared.tell(Err(failure)),
+        }
     }
 
-    async fn calls(&mut self, shared: &Shared) -> Result<Never, Failure> {
+    async fn calls(&mut self, shared: &Shared) -> Result<(), Failure> {
         let mut random = Random::new(SEED).fork(self.index as u64);
         let mut operation = Vec::new();
-        loop {
-            let due = shared.pace.next().await;
+        while !shared.stopping.get() {
+            let Some(due) = shared.pace.next(&shared.stopped).await else {
+                break;
+            };
             self.workload.next(&mut random, &mut operation);
             let answer = self.caller.call(&operation, &shared.unknown).await?;
             if answer.is_some_and(|answer| self.workload.is_answer(&operation, &answer)) {
@@ -132,11 +153,9 @@ impl Driver {
                 shared.errors.set(shared.errors.get() + 1);
             }
         }
+        Ok(())
     }
 }
 
 /// Every run asks for the same keys.
 const SEED: u64 = 1;
-
-/// Nobody has one.
-enum Never {}

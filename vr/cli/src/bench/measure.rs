@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::channel::oneshot;
-use futures::future::{Either, Shared as SharedFuture, select, try_join_all};
+use futures::future::{Either, Shared as SharedFuture, join_all, select, try_join_all};
 use hdrhistogram::Histogram;
 use viewring_runtime::time::{Instant, timeout, timeout_at};
 use viewring_runtime::{JoinHandle, spawn};
@@ -104,7 +104,7 @@ pub(super) async fn measure(group: &Group, run: &Run, asked: &Asked) -> Result<M
     let kept = run.keep.then(|| vec![Vec::new(); run.clients as usize]);
     let shared = Rc::new(Shared::new(pace, enough, kept, tell));
     let start = |driver: Driver| spawn(driver.run(Rc::clone(&shared)));
-    let tasks: Tasks = Tasks(drivers.into_iter().map(start).collect());
+    let mut tasks = Tasks(drivers.into_iter().map(start).collect());
     let warm_up = timeout(run.warm_up, select(asked.clone(), &mut over)).await;
     if let Ok(Either::Right((over, _))) = warm_up {
         told(over)?;
@@ -119,7 +119,8 @@ pub(super) async fn measure(group: &Group, run: &Run, asked: &Asked) -> Result<M
     shared.end();
     let behind = shared.pace.behind(Instant::now());
     let cpu = processes.used().since(&before);
-    drop(tasks);
+    shared.stop();
+    tasks.end().await;
     let (leader_before, leader) = (leader, group.leader().await);
     let kept = shared.kept.as_ref().map(|kept| kept.take());
     let meter = shared.meter.borrow();
@@ -146,6 +147,17 @@ impl Drop for Tasks {
         self.0.drain(..).for_each(JoinHandle::abort);
     }
 }
+
+impl Tasks {
+    /// Waits for them to end, but not for long: who waits for a group that is silent is dropped.
+    async fn end(&mut self) {
+        // One that is late to end has nothing to say.
+        let _late = timeout(FAREWELL, join_all(&mut self.0)).await.is_err();
+    }
+}
+
+/// How long clients may take to end.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Waits until the run is over, and tells each second how it goes.
 async fn wait(

@@ -6,8 +6,10 @@
 //! by the first client that is free, and its latency counts from its moment.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use viewring_runtime::time::{Instant, sleep_until};
 
 /// When the clients of a run call.
@@ -19,16 +21,19 @@ pub(super) enum Pace {
 }
 
 impl Pace {
-    /// Waits for the moment of the next call, and gives it: where latency counts from.
-    pub(super) async fn next(&self) -> Instant {
+    /// Waits for the moment of the next call, and gives it: where latency counts from. `None`: there
+    /// is none, since before it came `stopped` was ready.
+    pub(super) async fn next(&self, stopped: &(impl Future + Unpin + Clone)) -> Option<Instant> {
         let Self::Open(schedule) = self else {
-            return Instant::now();
+            return Some(Instant::now());
         };
         let due = schedule.take();
-        if due > Instant::now() {
-            sleep_until(due).await;
+        if due > Instant::now()
+            && let Either::Right(_) = select(sleep_until(due), stopped.clone()).await
+        {
+            return None;
         }
-        due
+        Some(due)
     }
 
     /// How many requests were due at `now` and had not begun.
@@ -76,6 +81,8 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, ready};
+
     use viewring_runtime::block_on;
 
     use super::*;
@@ -115,12 +122,15 @@ mod tests {
             let now = Instant::now();
             let began = Instant::from_nanos(now.as_nanos().saturating_sub(late.as_nanos() as u64));
             let pace = Pace::Open(Schedule::new(began, 10));
-            assert_eq!(pace.next().await, began);
-            assert_eq!(pace.next().await, began + Duration::from_millis(100));
+            assert_eq!(pace.next(&pending::<()>()).await, Some(began));
+            let second = pace.next(&pending::<()>()).await;
+            assert_eq!(second, Some(began + Duration::from_millis(100)));
             let soon = Pace::Open(Schedule::new(now, 100));
-            soon.next().await;
-            let second = soon.next().await;
-            assert!(second == now + Duration::from_millis(10) && second <= Instant::now());
+            assert_eq!(soon.next(&pending::<()>()).await, Some(now));
+            let second = soon.next(&pending::<()>()).await;
+            assert_eq!(second, Some(now + Duration::from_millis(10)));
+            assert!(second <= Some(Instant::now()), "it was waited for");
+            assert_eq!(soon.next(&ready(())).await, None, "nobody waits any more");
         })
         .expect("io_uring");
     }
