@@ -407,9 +407,9 @@ impl File {
     ///
     /// Where the file ends is asked once; what is written through this [`File`] beyond that moves
     /// it, so let nobody else make the file longer or shorter meanwhile. Appends go one after the
-    /// other, in the order in which they were first polled. One that failed or was dropped leaves no hole: the next one overwrites
-    /// what was written of it. So what is read back must tell a whole record from the rest of an
-    /// older one, by a checksum that knows its place.
+    /// other, in the order in which they were first polled. One that failed or was dropped leaves
+    /// no hole: the next one overwrites what was written of it. So what is read back must tell a
+    /// whole record from the rest of an older one, by a checksum that knows its place.
     ///
     /// # Cancel safety
     /// As for [`write_durable_at`](Self::write_durable_at).

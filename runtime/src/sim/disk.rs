@@ -18,17 +18,21 @@
 //!
 //! A sync covers the writes that had completed when it was submitted, and no others. After a sync
 //! that failed, the writes that it covered are readable as before, but no later sync makes them
-//! durable: this is how Linux behaves, and why a failed sync is the end of a process. The name of a
-//! file is durable when its directory was synced after the file was made; a crash may take other
-//! names away, with all that is in their files. Every directory is there already.
+//! durable, and the next process may read what was there before: this is how Linux behaves, and why
+//! a failed sync is the end of a process. The name of a file is durable when its directory was
+//! synced after the file was made; a crash may take other names away, with all that is in their
+//! files. Every directory is there already.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use self::bytes::{File, Write, evict, flip, put, tear};
 use super::random::Random;
 use crate::time::Instant;
+
+mod bytes;
 
 /// The knobs of a disk. None of its faults is on by default.
 #[derive(Clone, Debug, PartialEq)]
@@ -203,25 +207,6 @@ struct Name {
     number: u64,
     /// Whether a crash leaves it.
     is_durable: bool,
-}
-
-#[derive(Debug, Default)]
-struct File {
-    /// What a reader sees.
-    cached: Vec<u8>,
-    /// What a crash leaves.
-    durable: Vec<u8>,
-    /// Written and not synced, in order.
-    dirty: Vec<Write>,
-}
-
-#[derive(Debug)]
-struct Write {
-    number: u64,
-    /// Before it writes, it empties the file.
-    truncates: bool,
-    offset: u64,
-    data: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -485,11 +470,17 @@ impl Disk {
         if file.is_directory {
             return self.sync_directory(index, covers, fails);
         }
-        let File { durable, dirty, .. } = &mut self.files[index];
+        let File {
+            durable,
+            dirty,
+            doubtful,
+            ..
+        } = &mut self.files[index];
         let covered = dirty.extract_if(.., |write| write.number < covers);
         if fails {
             for write in covered {
                 tear(&mut self.sync, 0.5, self.faults.sector, durable, &write);
+                doubtful.push(write);
             }
             return Err(errno(libc::EIO));
         }
@@ -531,16 +522,26 @@ impl Disk {
             name.is_durable |= crash.chance(kept);
             name.is_durable
         });
-        for file in &mut self.files {
+        for (index, file) in self.files.iter_mut().enumerate() {
+            if !self.names.values().any(|name| name.index as usize == index) {
+                *file = File::default(); // it takes no room
+            }
+            file.doubtful.clear();
             file.cached.clone_from(&file.durable);
         }
         lost
     }
 
-    /// The process is gone, the kernel is not: what was under way is done or not.
+    /// The process is gone, the kernel is not: what was under way is done or not, and the cache may
+    /// have let go of what it could not write.
     pub(super) fn abandon(&mut self) {
         self.take_running();
         self.boot += 1;
+        for file in &mut self.files {
+            for write in std::mem::take(&mut file.doubtful) {
+                evict(&mut self.crash, self.faults.sector, file, &write);
+            }
+        }
     }
 
     /// Does a part, which the seed decides, of the writes and opens that are under way.
@@ -589,61 +590,6 @@ fn normal(name: &str) -> String {
 fn parent(name: &str) -> String {
     let parent = Path::new(name).parent().map(Path::to_string_lossy);
     normal(&parent.unwrap_or_default())
-}
-
-/// Does some sectors of a write and leaves others; says how many bytes it left.
-fn tear(
-    random: &mut Random,
-    kept: f64,
-    sector: usize,
-    durable: &mut Vec<u8>,
-    write: &Write,
-) -> u64 {
-    let mut lost = 0;
-    if write.truncates && random.chance(kept) {
-        durable.clear();
-    }
-    let mut at = 0;
-    while at < write.data.len() {
-        let offset = write.offset + at as u64;
-        let room = sector - (offset % sector as u64) as usize;
-        let end = write.data.len().min(at + room);
-        if random.chance(kept) {
-            put(durable, offset, &write.data[at..end]);
-        } else {
-            lost += (end - at) as u64;
-            let reached = write.offset as usize + end;
-            if durable.len() < reached && random.chance(kept) {
-                durable.resize(reached, 0);
-            }
-        }
-        at = end;
-    }
-    lost
-}
-
-/// Writes into a file, filling a hole before it with zeros.
-fn put(bytes: &mut Vec<u8>, offset: u64, data: &[u8]) {
-    if data.is_empty() {
-        return; // which makes no hole
-    }
-    let start = offset as usize;
-    let end = start + data.len();
-    if bytes.len() < end {
-        bytes.resize(end, 0);
-    }
-    bytes[start..end].copy_from_slice(data);
-}
-
-fn flip(file: &mut File, place: usize, bit: u32) -> bool {
-    let Some(byte) = file.cached.get_mut(place) else {
-        return false;
-    };
-    *byte ^= 1 << bit;
-    if let Some(byte) = file.durable.get_mut(place) {
-        *byte ^= 1 << bit;
-    }
-    true
 }
 
 fn errno(code: i32) -> io::Error {

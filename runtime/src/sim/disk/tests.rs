@@ -217,6 +217,45 @@ fn after_a_failed_sync_the_data_are_readable_and_never_durable() {
 }
 
 #[test]
+fn the_next_process_may_read_what_was_there_before_a_failed_sync() {
+    let (mut old, mut new) = (0, 0);
+    for seed in 0..100 {
+        let mut bench = Bench::new(seed);
+        let file = bench.open();
+        bench.write(file, 0, &[1; 1024]).expect("written");
+        bench.sync(file).expect("synced");
+        bench.write(file, 0, &[2; 1536]).expect("written");
+        bench.disk.faults().sync_error = 1.0;
+        assert_eq!(errno_of(bench.sync(file)), Some(libc::EIO));
+        assert_eq!(bench.contents(), &[2; 1536]);
+        bench.write(file, 100, &[3; 100]).expect("written");
+        bench.disk.abandon();
+        let bytes = bench.contents();
+        assert_eq!(bytes.len(), 1536);
+        assert_eq!(bytes[100..200], [3; 100], "it is still to be written");
+        assert_eq!(bytes[200..512], [2; 312], "likewise: the whole sector");
+        match bytes[512] {
+            1 => old += 1,
+            byte => new += usize::from(byte == 2),
+        }
+        assert!(bytes[1024] == 2 || bytes[1024] == 0);
+    }
+    assert!(old > 5 && new > 5 && old + new == 100, "{old} {new}");
+}
+
+#[test]
+fn a_file_whose_name_is_gone_takes_no_room() {
+    let mut bench = Bench::new(8);
+    bench.disk.faults().capacity = 1000;
+    for _ in 0..50 {
+        let file = bench.open();
+        bench.write(file, 0, &[1; 1000]).expect("there is room");
+        bench.sync(file).expect("synced");
+        bench.disk.crash();
+    }
+}
+
+#[test]
 fn a_lying_sync_keeps_no_promise() {
     let lost = (0..50).filter(|&seed| {
         let mut bench = Bench::new(seed);
