@@ -194,3 +194,37 @@ fn a_runtime_with_a_full_backlog_shuts_down() {
         drop(waits);
     }
 }
+
+/// The kernel is lent few buffers at first. Whatever waits beyond them is received all the same,
+/// and once it is known that more are needed the receive does not end for want of them again.
+#[test]
+fn a_burst_longer_than_what_was_lent_is_received_whole() {
+    viewring_runtime::block_on(async {
+        let options = UdpOptions {
+            recv_buffers: 512,
+            kernel_recv_bytes: Some(4 << 20),
+            ..UdpOptions::default()
+        };
+        let receiver = UdpSocket::bind_with(localhost(), &options).expect("a socket");
+        let sender = UdpSocket::bind(localhost()).expect("a socket");
+        let mut ends = Vec::new();
+        for _ in 0..8 {
+            // Held until the burst is over, so none comes back meanwhile.
+            let mut held = Vec::new();
+            for number in 0..100u8 {
+                let sent = sender.send_to(&[number], receiver.local_addr()).await;
+                assert_eq!(sent.expect("sent"), 1);
+            }
+            while held.len() < 100 {
+                let taken = receiver.recv_many(&mut held, 512).await;
+                assert!(taken.expect("no error") > 0);
+            }
+            let numbers = held.iter().map(|datagram| datagram.payload()[0]);
+            assert!(numbers.eq(0..100));
+            ends.push(receiver.stats().ended_no_buffers);
+        }
+        assert!(ends[0] > 0, "{ends:?}: fewer were lent than arrived");
+        assert_eq!(ends[2], ends[7], "{ends:?}: enough are lent now");
+    })
+    .expect("a ring");
+}

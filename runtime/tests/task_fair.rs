@@ -114,6 +114,7 @@ fn the_smallest_configuration_works() {
         send_buffers: 0,
         send_buffer_len: 0,
         timer_slack: Duration::ZERO,
+        spin: Duration::ZERO,
     };
     let runtime = Runtime::new(Uring::new().expect("a ring"), config);
     runtime.block_on(async {

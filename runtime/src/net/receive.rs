@@ -142,6 +142,8 @@ impl Sink for Receiver {
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                 self.starved.set(true);
                 self.count(|stats| stats.ended_no_buffers += 1);
+                // What it was lent is used up; if there is more, it goes on with that.
+                self.arm_if_possible();
             }
             Err(error) => {
                 // The next receive is told, and the one after that starts anew.

@@ -1,5 +1,10 @@
 //! Provided buffers: a ring of buffers that the kernel picks from when a datagram arrives.
 //!
+//! The kernel takes them in the order in which they were put there, so a ring of thousands would
+//! have every datagram land in memory that was not touched for long: out of the cache, and of the
+//! address translation too. Few are lent at a time, therefore, of those that were used last; when
+//! a receive finds the ring empty and the pool is not, more.
+//!
 //! **Provided invariant.** `lent[id]` holds the [`Lent`] buffer of every buffer id that stands in
 //! the ring or that the kernel may have taken from it. It stays there, untouched by us, until a
 //! completion names the id. So the kernel writes only to memory that nobody else reads or writes.
@@ -29,7 +34,12 @@ pub(super) struct Provided {
     lent: Vec<Option<Lent>>,
     /// The ids that are not lent.
     unused: Vec<u16>,
+    /// How many are lent at most.
+    window: usize,
 }
+
+/// How many buffers are lent before it is known that more are needed: what one enter fills.
+const FIRST_WINDOW: usize = 32;
 
 impl Provided {
     /// Registers a group for the buffers of `pool`, at most 32,768; lends none yet.
@@ -56,6 +66,7 @@ impl Provided {
             tail: 0,
             lent,
             unused: (0..buffers).rev().collect(),
+            window: FIRST_WINDOW.min(usize::from(buffers)),
         })
     }
 
@@ -64,10 +75,10 @@ impl Provided {
         self.group
     }
 
-    /// Lends every free buffer of the pool to the kernel.
+    /// Lends free buffers of the pool to the kernel, up to the window.
     pub(super) fn refill(&mut self) {
         let before = self.tail;
-        while !self.unused.is_empty()
+        while self.lent.len() - self.unused.len() < self.window
             && let Some(mut buf) = self.pool.lend()
         {
             let Some(id) = self.unused.pop() else { break };
@@ -83,6 +94,13 @@ impl Provided {
         }
         if self.tail != before {
             self.memory.publish(self.tail);
+        }
+    }
+
+    /// A receive ended because no buffer was lent: next time more are, if there are more.
+    pub(super) fn ran_out(&mut self) {
+        if self.pool.available() > 0 {
+            self.window = (self.window * 2).min(self.lent.len());
         }
     }
 

@@ -138,6 +138,9 @@ impl Sockets {
         let provided = self.provided(id);
         // First of all: a buffer that is named comes back, also with an error.
         let buf = cqueue::buffer_select(cqe.flags()).and_then(|id| provided.take(id));
+        if cqe.result() == -libc::ENOBUFS {
+            provided.ran_out();
+        }
         provided.refill();
         let len = transferred(cqe)?;
         let mut buf = buf.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOBUFS))?;
