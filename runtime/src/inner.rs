@@ -30,6 +30,7 @@ use crate::ops::{Bequest, Delivery, Ops, Sink, State};
 use crate::reactor::{Completion, Op, OpKey, Outcome, Reactor, Unpark, Wait};
 use crate::remote::Remote;
 use crate::runtime::Config;
+use crate::spin::Spin;
 use crate::time::Instant;
 use crate::timers::Timers;
 use crate::waiters::Waiters;
@@ -48,6 +49,7 @@ pub(crate) struct Inner {
     turns: Cell<u64>,
     /// Turns since the clock was read; a busy loop reads it seldom.
     turns_unclocked: Cell<u32>,
+    spin: Spin,
     /// What arrived and was not delivered: empty between turns unless a panic came between.
     arrived: RefCell<VecDeque<Completion>>,
     /// Who is to be woken and was not: likewise.
@@ -72,6 +74,11 @@ impl Inner {
     pub(crate) fn new(reactor: impl Reactor + 'static, mut config: Config) -> Rc<Self> {
         config.poll_budget = config.poll_budget.max(1);
         config.send_buffers = config.send_buffers.max(1);
+        let spin = if reactor.shows_work() {
+            config.spin
+        } else {
+            Duration::ZERO
+        };
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let remote = RemoteTasks {
             runtime: id,
@@ -89,6 +96,7 @@ impl Inner {
             send_bufs: BufPool::new(config.send_buffer_len, config.send_buffers),
             turns: Cell::new(0),
             turns_unclocked: Cell::new(0),
+            spin: Spin::new(spin),
             arrived: RefCell::default(),
             due: RefCell::default(),
             completions: RefCell::default(),
@@ -224,6 +232,9 @@ impl Inner {
         if more() || self.is_ready() {
             return self.poll_reactor();
         }
+        if self.spin.is_worth_it() && self.is_found() {
+            return self.poll_reactor();
+        }
         let wait = match self.timers.borrow().earliest() {
             Some(earliest) => Wait::Until(earliest + self.config.timer_slack),
             None => Wait::Forever,
@@ -231,7 +242,31 @@ impl Inner {
         if !self.remote.remote.prepare_sleep() {
             return self.poll_reactor();
         }
-        self.turn_reactor(wait)
+        let before = self.loop_time.get();
+        let turned = self.turn_reactor(wait);
+        self.spin.slept(self.loop_time.get() - before);
+        turned
+    }
+
+    /// Looks for work instead of sleeping. What was started is handed over first, so that it gets
+    /// done meanwhile.
+    fn is_found(&self) -> bool {
+        if !self.reactor.borrow_mut().is_idle() {
+            return true;
+        }
+        let earliest = self.timers.borrow().earliest();
+        let now = || self.reactor.borrow().now();
+        let found = self.spin.look(now, |now| {
+            self.remote.remote.is_notified()
+                || earliest.is_some_and(|earliest| earliest <= now)
+                || !self.reactor.borrow_mut().is_idle()
+        });
+        if found {
+            self.turns_unclocked.set(TURNS_PER_CLOCK_READ); // it may be a timer
+        } else {
+            self.loop_time.set(self.reactor.borrow().now());
+        }
+        found
     }
 
     /// Submits what was started and wakes peers, without delivering anything: the caller leaves
@@ -338,6 +373,8 @@ impl Inner {
             tasks_spawned: self.executor.spawned.get(),
             tasks_alive: self.executor.tasks(),
             task_panics: self.executor.panics.get(),
+            spins_hit: self.spin.hits.get(),
+            spins_missed: self.spin.misses.get(),
             operations_in_flight: ops.len(),
             operations_orphaned: ops.orphaned,
             completions_stale: ops.stale,

@@ -95,6 +95,7 @@ mod remote;
 mod runtime;
 pub mod signal;
 pub mod sim;
+mod spin;
 pub mod time;
 mod timers;
 pub mod uring;

@@ -14,6 +14,10 @@ pub struct Metrics {
     pub tasks_alive: usize,
     /// Tasks that panicked.
     pub task_panics: u64,
+    /// Looks for work before a sleep that found some: see [`Config::spin`](crate::Config::spin).
+    pub spins_hit: u64,
+    /// … that found none, so that the loop slept.
+    pub spins_missed: u64,
     /// Operations that are in flight now.
     pub operations_in_flight: usize,
     /// Futures dropped while their operation was in flight.

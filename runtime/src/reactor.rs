@@ -264,6 +264,13 @@ pub trait Reactor: fmt::Debug {
     /// Whether a turn that only polls would find nothing to do. Cheap: no system call.
     fn is_idle(&mut self) -> bool;
 
+    /// Whether [`is_idle`](Self::is_idle) shows without a turn that something has come meanwhile:
+    /// only then does it make sense to look again and again. A simulated world stands still while
+    /// somebody looks.
+    fn shows_work(&self) -> bool {
+        false
+    }
+
     /// One round: submits what was started and adds what completed to `completions`, at most a
     /// bounded number. Sleeps as `wait` allows if there is nothing to tell.
     ///

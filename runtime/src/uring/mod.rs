@@ -466,6 +466,11 @@ impl Reactor for Uring {
         self.early.is_empty() && self.ring.is_idle()
     }
 
+    fn shows_work(&self) -> bool {
+        let capabilities = self.ring.capabilities();
+        capabilities.task_run_flag || !capabilities.deferred_task_run
+    }
+
     fn turn(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
         completions.append(&mut self.early);
         let sleep = wait != Wait::Poll && completions.is_empty();

@@ -92,6 +92,11 @@ replicas = [
 # max_reply_bytes = {max_reply_bytes}
 # Bytes of results kept for clients that ask again; beyond that, clients are forgotten.
 # max_kept_reply_bytes = {max_kept_reply_bytes}
+
+[runtime]
+# Before a replica sleeps it looks for work for so long, without a system call. It answers sooner,
+# and keeps its core from everybody else: only for replicas that have a core of their own.
+# spin = \"50us\"
 ",
         datagram_bytes = node.datagram_bytes,
         window = node.window,

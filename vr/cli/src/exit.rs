@@ -5,6 +5,7 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use viewring::{CallError, ConfigError};
+use viewring_runtime::{Config, Runtime, Uring};
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +164,16 @@ impl From<CallError> for Failure {
 
 /// Runs a command on a runtime of its own.
 pub(crate) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    viewring_runtime::block_on(command).unwrap_or_else(|error| Err(Failure::setup(error)))
+    block_on_with(Config::default(), command)
+}
+
+/// As [`block_on`], on a runtime that is told something.
+pub(crate) fn block_on_with<T>(
+    config: Config,
+    command: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let uring = Uring::new().map_err(Failure::setup)?;
+    Runtime::new(uring, config).block_on(command)
 }
 
 #[cfg(test)]

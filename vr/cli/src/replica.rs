@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 use std::pin::pin;
+use std::time::Duration;
 
 use clap::ValueEnum;
-use futures::future::{Either, select};
+use futures::future::{Either, select, try_join_all};
 use viewring::kv::Kv;
-use viewring::{Node, NodeConfig, Null, StateMachine, WalkInConfig};
-use viewring_runtime::{Config, Runtime, Uring, signal};
+use viewring::{Never, Node, NodeConfig, Null, StateMachine, WalkInConfig};
+use viewring_runtime::{Capabilities, Runtime, Uring, signal};
 
+use crate::duration::parse_positive;
 use crate::exit::{Exit, Failure};
 use crate::settings::Settings;
 use crate::specpaxos::Wire;
@@ -17,10 +19,14 @@ use crate::specpaxos::Wire;
 ///
 /// It keeps the log in memory: a replica that is started again has lost it, is no member of the
 /// group that runs without it, and says so.
+///
+/// With --all it is the whole group, on one core: to develop against, since what ends the process
+/// ends all its replicas.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   viewring replica --config cluster.toml --id 0
+  viewring replica --config cluster.toml --all
   RUST_LOG=debug viewring replica --config cluster.toml --id 1 --app null
   viewring replica --config specpaxos.conf --id 0 --wire specpaxos --app null")]
 pub(crate) struct Args {
@@ -29,14 +35,21 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Which replica this is: its place in the file's list, from 0.
-    #[arg(long, value_name = "N")]
-    id: u8,
+    #[arg(long, value_name = "N", required_unless_present = "all")]
+    id: Option<u8>,
+    /// All replicas of the file, in this process.
+    #[arg(long, conflicts_with = "id")]
+    all: bool,
     /// What is replicated.
     #[arg(long, value_enum, default_value = "kv")]
     app: App,
     /// What clients speak on the ports of a specpaxos configuration file.
     #[arg(long, value_enum, default_value = "viewring")]
     wire: Wire,
+    /// Before it sleeps a replica looks for work for so long, without a system call: 50us is a good
+    /// value. It takes a core of its own. Overrides the file.
+    #[arg(long, value_name = "TIME", value_parser = parse_positive)]
+    spin: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -62,42 +75,69 @@ impl StateMachine for Time {
 
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let settings = Settings::load(&args.config)?;
-    let mut node = settings.node(args.id)?;
-    if let Some(dialect) = args.wire.dialect() {
-        let addr = settings.doors()?[usize::from(args.id)];
-        node.walk_ins = Some(WalkInConfig { addr, dialect });
-    }
-    match args.app {
-        App::Kv => serve(node, Kv::default()),
-        App::Null => serve(node, Null),
-        App::Time => serve(node, Time::default()),
-    }
-}
-
-fn serve(config: NodeConfig, state_machine: impl StateMachine) -> Result<Exit, Failure> {
+    let ids = match args.id {
+        Some(id) => vec![id],
+        None => (0..settings.replica_count()).collect(),
+    };
+    let nodes: Vec<NodeConfig> = ids
+        .into_iter()
+        .map(|id| node(&settings, id, args.wire))
+        .collect::<Result<_, _>>()?;
     let uring = Uring::new().map_err(Failure::setup)?;
     let capabilities = uring.capabilities();
-    Runtime::new(uring, Config::default()).block_on(async {
-        // From here on a signal is heard, also while the port is waited for.
-        let mut asked = pin!(signal::shutdown());
-        let (id, addr) = (config.id.0, config.replicas[config.id.index()]);
-        let mut node = match select(asked.as_mut(), pin!(Node::bind(config, state_machine))).await {
-            Either::Left((asked, _)) => return stopped(id, asked),
-            Either::Right((node, _)) => node?,
-        };
-        tracing::info!(replica = id, %addr, "listening; {capabilities}");
-        match select(asked, pin!(node.run())).await {
-            Either::Left((asked, _)) => stopped(id, asked),
-            Either::Right((Err(error), _)) => Err(Failure::setup(format_args!(
-                "the socket of {addr} has failed: {error}"
-            ))),
-            Either::Right((Ok(never), _)) => match never {},
-        }
-    })
+    let runtime = Runtime::new(uring, settings.runtime(args.spin));
+    match args.app {
+        App::Kv => runtime.block_on(serve(nodes, Kv::default, capabilities)),
+        App::Null => runtime.block_on(serve(nodes, || Null, capabilities)),
+        App::Time => runtime.block_on(serve(nodes, Time::default, capabilities)),
+    }
 }
 
-fn stopped(id: u8, asked: std::io::Result<()>) -> Result<Exit, Failure> {
-    asked.map_err(|error| Failure::setup(format_args!("cannot wait for signals: {error}")))?;
-    tracing::info!(replica = id, "stopped");
-    Ok(Exit::Success)
+fn node(settings: &Settings, id: u8, wire: Wire) -> Result<NodeConfig, Failure> {
+    let mut node = settings.node(id)?;
+    if let Some(dialect) = wire.dialect() {
+        let addr = settings.doors()?[usize::from(id)];
+        node.walk_ins = Some(WalkInConfig { addr, dialect });
+    }
+    Ok(node)
+}
+
+/// Until a signal comes, or a replica fails.
+async fn serve<S: StateMachine>(
+    nodes: Vec<NodeConfig>,
+    state_machine: impl Fn() -> S,
+    capabilities: Capabilities,
+) -> Result<Exit, Failure> {
+    // From here on a signal is heard, also while a port is waited for.
+    let asked = pin!(signal::shutdown());
+    let replicas = nodes
+        .into_iter()
+        .map(|node| Box::pin(live(node, state_machine(), capabilities)));
+    match select(asked, try_join_all(replicas)).await {
+        Either::Left((asked, _)) => {
+            asked.map_err(|error| {
+                Failure::setup(format_args!("cannot wait for signals: {error}"))
+            })?;
+            tracing::info!("stopped");
+            Ok(Exit::Success)
+        }
+        Either::Right((Err(failure), _)) => Err(failure),
+        Either::Right((Ok(lives), _)) => match lives.first() {
+            Some(never) => match *never {},
+            None => unreachable!("a group has a replica"),
+        },
+    }
+}
+
+async fn live(
+    config: NodeConfig,
+    state_machine: impl StateMachine,
+    capabilities: Capabilities,
+) -> Result<Never, Failure> {
+    let (id, addr) = (config.id.0, config.replicas[config.id.index()]);
+    let mut node = Node::bind(config, state_machine).await?;
+    tracing::info!(replica = id, %addr, "listening; {capabilities}");
+    node.run()
+        .await
+        .map_err(|error| Failure::setup(format_args!("the socket of {addr} has failed: {error}")))
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use viewring::protocol::{Configuration, ReplicaId};
 use viewring::{ClientConfig, NodeConfig, Timeouts};
+use viewring_runtime::Config;
 
 use crate::duration;
 use crate::exit::Failure;
@@ -26,6 +27,7 @@ pub(crate) struct Settings {
     group: Configuration,
     timeouts: FileTimeouts,
     limits: FileLimits,
+    runtime: FileRuntime,
 }
 
 /// The file, word by word.
@@ -38,6 +40,8 @@ struct File {
     timeouts: FileTimeouts,
     #[serde(default)]
     limits: FileLimits,
+    #[serde(default)]
+    runtime: FileRuntime,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -62,6 +66,12 @@ struct FileLimits {
     max_clients: Option<u32>,
     max_reply_bytes: Option<u32>,
     max_kept_reply_bytes: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRuntime {
+    spin: Option<Time>,
 }
 
 /// A duration longer than zero.
@@ -108,6 +118,7 @@ impl Settings {
             replicas: listed,
             timeouts,
             limits,
+            runtime,
         } = file;
         let list_line = at(listed.span());
         let mut replicas: Vec<SocketAddr> = Vec::new();
@@ -130,6 +141,7 @@ impl Settings {
             group,
             timeouts,
             limits,
+            runtime,
         })
     }
 
@@ -144,6 +156,7 @@ impl Settings {
             group,
             timeouts: FileTimeouts::default(),
             limits: FileLimits::default(),
+            runtime: FileRuntime::default(),
         })
     }
 
@@ -189,6 +202,21 @@ impl Settings {
                 .unwrap_or(default.max_kept_reply_bytes),
             ..default
         })
+    }
+
+    /// What a replica's runtime is told: `spin` of the command line, or else of the file.
+    pub(crate) fn runtime(&self, spin: Option<Duration>) -> Config {
+        let default = Config::default();
+        let of_file = self.runtime.spin.map(|Time(duration)| duration);
+        Config {
+            spin: spin.or(of_file).unwrap_or(default.spin),
+            ..default
+        }
+    }
+
+    /// How many replicas there are.
+    pub(crate) fn replica_count(&self) -> u8 {
+        self.group.replicas().count() as u8
     }
 
     /// The configuration of a client that gives a call up after `deadline`.

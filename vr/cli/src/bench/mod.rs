@@ -26,7 +26,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use serde::Serialize;
 use viewring::kv::{KEY_BYTES_MAX, KvError, VALUE_BYTES_MAX};
-use viewring_runtime::signal;
+use viewring_runtime::{Config, signal};
 
 use self::group::Group;
 use self::measure::{Asked, Ending, Measured, Run, Until, measure};
@@ -115,6 +115,10 @@ pub(crate) struct Args {
     /// Draw to this file: how latencies are distributed; of a sweep, throughput and latency.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Before it sleeps the client looks for answers for so long, without a system call: 50us is a
+    /// good value. It takes a core of its own.
+    #[arg(long, value_name = "TIME", value_parser = parse_positive)]
+    spin: Option<Duration>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -123,7 +127,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let group = Group::load(&args.config, args.wire)?;
     let run = args.run()?;
-    exit::block_on(async {
+    let config = Config {
+        spin: args.spin.unwrap_or_default(),
+        ..Config::default()
+    };
+    exit::block_on_with(config, async {
         let asked: Asked = signal::shutdown().map(drop).boxed_local().shared();
         match &args.sweep {
             None => once(&group, &run, args, &asked).await,

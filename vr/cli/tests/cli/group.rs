@@ -311,3 +311,15 @@ fn the_group_survives_its_primary_but_not_a_second_loss() {
     kv.complains(3, &["no answer within 1s"]);
     assert_eq!(config.run("status", &["--timeout", "300ms"]).code, Some(3));
 }
+
+#[test]
+fn one_process_is_a_whole_group() {
+    let config = ConfigFile::new();
+    let mut group = config.start("replica", &["--all", "--spin", "50us"]);
+    group.says("listening");
+    config.status_until("three are normal", |status| count(status, "normal") == 3);
+    assert_eq!(config.run("kv", &["put", "colour", "green"]).code, Some(0));
+    assert_eq!(config.run("kv", &["get", "colour"]).stdout.trim(), "green");
+    group.signal("-TERM");
+    assert_eq!(group.ended().code, Some(0));
+}
