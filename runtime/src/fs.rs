@@ -150,7 +150,8 @@ impl File {
     /// Opens a file.
     ///
     /// # Cancel safety
-    /// What was opened is closed. A file may have been made or emptied.
+    /// What was opened is closed. A file may have been made or emptied, or may still be, also after
+    /// it was opened once more: an open that empties is better waited for.
     ///
     /// # Errors
     /// As for [`open`](Self::open), and [`InvalidInput`](io::ErrorKind::InvalidInput) for options
