@@ -39,7 +39,7 @@ impl Reassembly {
     ) -> Option<Vec<u8>> {
         if fragment.start == 0 {
             self.begin(from, fragment, now, stats);
-            return None;
+            return self.finish(from, stats);
         }
         let Some(partial) = self.partial.get_mut(&from) else {
             stats.fragment_gap += 1;
@@ -60,6 +60,12 @@ impl Reassembly {
         }
         stats.fragments_kept += 1;
         partial.bytes.extend_from_slice(fragment.slice);
+        self.finish(from, stats)
+    }
+
+    /// The sender's message, if it is whole.
+    fn finish(&mut self, from: SocketAddr, stats: &mut Stats) -> Option<Vec<u8>> {
+        let partial = &self.partial[&from];
         if partial.bytes.len() < partial.total {
             return None;
         }
@@ -163,6 +169,18 @@ mod tests {
         assert_eq!(bench.accept(1, 1, 20_000, 2), Some(20_000));
         assert_eq!(bench.accept(2, 1, 10_000, 1), Some(10_000));
         assert_eq!(bench.reassembly.open_messages(), 0);
+    }
+
+    /// The magic number counts when it is decided whether to cut, and not when it is cut.
+    #[test]
+    fn a_message_may_be_a_single_slice() {
+        for len in [8_997, 9_000] {
+            let mut bench = Bench::new();
+            assert_eq!(bench.accept(1, 1, 9_500, 0), None);
+            assert_eq!(bench.accept(1, 2, len, 0), Some(len));
+            assert_eq!(bench.reassembly.open_messages(), 0);
+            assert_eq!(bench.stats.reassembly_superseded, 1);
+        }
     }
 
     #[test]
