@@ -8,7 +8,7 @@ use crate::buf::BufPool;
 use crate::handle::Gone;
 use crate::net::UdpOptions;
 use crate::reactor::{Completion, FileId, Op, OpKey, Reactor, SocketId, Unpark, Wait};
-use crate::time::Instant;
+use crate::time::{BootInstant, Instant};
 
 #[derive(Debug)]
 pub(crate) struct Closed {
@@ -26,6 +26,10 @@ impl Unpark for NoUnpark {
 impl Reactor for Closed {
     fn now(&self) -> Instant {
         self.now
+    }
+
+    fn boot_now(&self) -> BootInstant {
+        BootInstant::from_nanos(self.now.as_nanos())
     }
 
     fn random(&mut self) -> u64 {

@@ -31,7 +31,7 @@ use crate::reactor::{Completion, Op, OpKey, Outcome, Reactor, Unpark, Wait};
 use crate::remote::Remote;
 use crate::runtime::Config;
 use crate::spin::Spin;
-use crate::time::Instant;
+use crate::time::{BootInstant, Instant};
 use crate::timers::Timers;
 use crate::waiters::Waiters;
 
@@ -123,6 +123,10 @@ impl Inner {
 
     pub(crate) fn now(self: &Rc<Self>) -> Instant {
         self.reactor.borrow().now()
+    }
+
+    pub(crate) fn boot_now(self: &Rc<Self>) -> BootInstant {
+        self.reactor.borrow().boot_now()
     }
 
     pub(crate) fn loop_time(&self) -> Instant {

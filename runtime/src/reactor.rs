@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::buf::{Buf, BufPool, SharedBuf};
 use crate::fs::OpenOptions;
 use crate::net::UdpOptions;
-use crate::time::Instant;
+use crate::time::{BootInstant, Instant};
 
 /// Names one operation from [`Reactor::start`] to its final completion, and never another one in
 /// that time: an index into the operation table and a generation that tells its users apart.
@@ -217,6 +217,9 @@ pub trait Unpark: Send + Sync + fmt::Debug {
 pub trait Reactor: fmt::Debug {
     /// The present. Never goes back.
     fn now(&self) -> Instant;
+
+    /// The present on a clock that goes on while the machine is suspended. Never goes back.
+    fn boot_now(&self) -> BootInstant;
 
     /// 64 bits nobody can guess (or, in a simulated world, that only the seed decides).
     fn random(&mut self) -> u64;

@@ -99,6 +99,46 @@ impl fmt::Debug for Instant {
     }
 }
 
+/// A moment on a clock that goes on while the machine is suspended: `CLOCK_BOOTTIME`, or that of a
+/// simulated node. For promises to others, who do not sleep meanwhile: no timer runs by it.
+///
+/// It compares and subtracts; its origin means nothing, and it is not that of [`Instant`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BootInstant(u64);
+
+impl BootInstant {
+    /// The present, of the runtime that this thread is running. It reads the clock at each call.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    pub fn now() -> Self {
+        current::with_current(Inner::boot_now)
+    }
+
+    /// The moment `nanos` nanoseconds after the clock's origin.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+}
+
+impl Add<Duration> for BootInstant {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(nanos))
+    }
+}
+
+impl Sub for BootInstant {
+    type Output = Duration;
+
+    /// Saturates at zero.
+    fn sub(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
 /// Waits for `duration`, which begins now and not at the first poll.
 ///
 /// # Cancel safety

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 use viewring_protocol::{
-    Answer, ClientId, Configuration, Message, ReplicaId, Reply, Request, Session as Core,
-    SessionError, Target, View, wire,
+    Answer, ClientId, Configuration, Message, ReplicaId, Reply, Session as Core, SessionError,
+    Target, View, wire,
 };
 use viewring_runtime::net::UdpOptions;
 use viewring_runtime::time::{Instant, timeout_at};
@@ -28,6 +28,7 @@ use viewring_runtime::{JoinHandle, random, spawn};
 use viewring_transport::{Endpoint, EndpointConfig, Sender};
 
 use crate::node::{ConfigError, group_of};
+use crate::reads::Reads;
 use crate::status::any_port_towards;
 
 /// How a client reaches a group.
@@ -77,6 +78,9 @@ pub enum CallError {
         /// The request-number of the earlier call.
         number: u64,
     },
+    /// The deadline of a read passed. Nothing was changed.
+    #[error("no answer in time")]
+    NoAnswer,
     /// There is no earlier call to settle.
     #[error("no call is in flight")]
     NothingToSettle,
@@ -109,7 +113,7 @@ pub enum CallError {
 /// When the last handle and the last session are gone the socket is closed.
 #[derive(Clone)]
 pub struct Client {
-    shared: Rc<Shared>,
+    pub(crate) shared: Rc<Shared>,
     _pump: Rc<AbortOnDrop>,
 }
 
@@ -121,12 +125,13 @@ impl Drop for AbortOnDrop {
     }
 }
 
-struct Shared {
+pub(crate) struct Shared {
     endpoint: Endpoint,
-    group: Configuration,
-    config: ClientConfig,
+    pub(crate) group: Configuration,
+    pub(crate) config: ClientConfig,
     /// The latest view that any session heard of: new ones begin there.
-    view: Cell<View>,
+    pub(crate) view: Cell<View>,
+    pub(crate) reads: Reads,
     /// Where replies go: to a client, whichever life of it.
     inboxes: RefCell<BTreeMap<(ClientId, u64), Rc<Inbox>>>,
     pump: RefCell<Option<Waker>>,
@@ -142,7 +147,7 @@ struct Inbox {
 }
 
 /// More replies than this are stale ones, and the oldest is dropped.
-const INBOX_MAX: usize = 8;
+pub(crate) const INBOX_MAX: usize = 8;
 
 impl Client {
     /// Opens a socket towards the group. Talks to nobody yet.
@@ -173,6 +178,7 @@ impl Client {
             group,
             config,
             view: Cell::new(View::ZERO),
+            reads: Reads::new(),
             inboxes: RefCell::default(),
             pump: RefCell::default(),
             failed: RefCell::default(),
@@ -319,6 +325,10 @@ impl Session {
         self.core.number().0
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The client's id.
     pub fn id(&self) -> u64 {
         self.id.0
@@ -461,14 +471,23 @@ impl Shared {
             }
             Target::All => Target::All,
         };
-        self.send(target, request);
+        let mut body = Vec::new();
+        wire::encode_request(request, &mut body);
+        self.send(target, wire::kind::REQUEST, &body);
+        self.wake_pump();
+    }
+
+    pub(crate) fn wake_pump(&self) {
         let pump = self.pump.borrow_mut().take();
         pump.into_iter().for_each(Waker::wake);
     }
 
-    fn send(&self, target: Target, request: &Request) {
-        let mut body = Vec::new();
-        wire::encode_request(request, &mut body);
+    /// Why nothing can be sent or heard any more, if so.
+    pub(crate) fn failure(&self) -> Option<CallError> {
+        self.failed.borrow().clone().map(CallError::Socket)
+    }
+
+    pub(crate) fn send(&self, target: Target, kind: u8, body: &[u8]) {
         let to: &[SocketAddr] = match target {
             Target::Primary(ReplicaId(id)) => {
                 std::slice::from_ref(&self.config.replicas[usize::from(id)])
@@ -479,7 +498,7 @@ impl Shared {
         // replicas' own limit is far below.
         let _too_long = self
             .endpoint
-            .send_to_many(to.iter().copied(), wire::kind::REQUEST, &body)
+            .send_to_many(to.iter().copied(), kind, body)
             .is_err();
     }
 
@@ -502,6 +521,7 @@ impl Shared {
             let waker = inbox.waker.borrow_mut().take();
             waker.into_iter().for_each(Waker::wake);
         }
+        self.reads.wake_all();
     }
 }
 
@@ -523,8 +543,8 @@ impl Inbox {
             if !self.replies.borrow().is_empty() {
                 return Poll::Ready(Ok(self.replies.borrow_mut().remove(0)));
             }
-            if let Some(failed) = &*shared.failed.borrow() {
-                return Poll::Ready(Err(CallError::Socket(failed.clone())));
+            if let Some(failed) = shared.failure() {
+                return Poll::Ready(Err(failed));
             }
             *self.waker.borrow_mut() = Some(cx.waker().clone());
             Poll::Pending
@@ -550,8 +570,10 @@ async fn pump(shared: Rc<Shared>) {
         if !shared.config.replicas.contains(&message.from) {
             continue; // only replicas answer
         }
-        if let Ok(Message::Reply(reply)) = wire::decode(message.kind, &message.body) {
-            shared.deliver(reply);
+        match wire::decode(message.kind, &message.body) {
+            Ok(Message::Reply(reply)) => shared.deliver(reply),
+            Ok(Message::ReadReply(reply)) => shared.reads.deliver(reply),
+            Ok(_) | Err(_) => {}
         }
     }
 }

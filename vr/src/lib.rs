@@ -42,16 +42,21 @@ mod client;
 pub mod cluster;
 mod journal;
 mod node;
+mod reads;
 mod state_machine;
 mod status;
 
 pub mod kv;
 
 pub use client::{CallError, Client, ClientConfig, Session};
-pub use node::{ConfigError, Never, Node, NodeConfig, Observer, Timeouts, WalkInConfig};
+pub use node::{
+    ConfigError, LeaseConfig, Never, Node, NodeConfig, Observer, Timeouts, WalkInConfig,
+};
+pub use reads::Reading;
 pub use state_machine::{Null, StateMachine};
 pub use status::{Status, query_status};
 /// The decisions underneath.
 pub use viewring_protocol as protocol;
+pub use viewring_protocol::ReadConsistency;
 /// Another format of datagrams, and a client that speaks it.
 pub use viewring_transport::specpaxos;

@@ -14,7 +14,7 @@ use super::trace::{Event, EventKind};
 use crate::buf::BufPool;
 use crate::net::UdpOptions;
 use crate::reactor::{Completion, FileId, Op, OpKey, Reactor, SocketId, Unpark, Wait};
-use crate::time::Instant;
+use crate::time::{BootInstant, Instant};
 
 /// It never sleeps: it notes how long the node would, and the world gives the node no turn before.
 pub(super) struct SimReactor {
@@ -45,6 +45,11 @@ impl SimReactor {
 impl Reactor for SimReactor {
     fn now(&self) -> Instant {
         self.core.borrow().local_time(self.node)
+    }
+
+    /// No simulated machine is suspended: both clocks are the node's, with its skew and drift.
+    fn boot_now(&self) -> BootInstant {
+        BootInstant::from_nanos(self.now().as_nanos())
     }
 
     fn random(&mut self) -> u64 {

@@ -49,7 +49,7 @@ use self::user_data::UserData;
 use crate::buf::{BufPool, SharedBuf};
 use crate::net::UdpOptions;
 use crate::reactor::{Completion, FileId, Op, OpKey, Outcome, Reactor, SocketId, Unpark, Wait};
-use crate::time::Instant;
+use crate::time::{BootInstant, Instant};
 
 pub use self::setup::{Capabilities, SetupError};
 
@@ -352,15 +352,25 @@ fn transferred(cqe: &cqueue::Entry) -> io::Result<usize> {
     usize::try_from(cqe.result()).map_err(|_| io::Error::from_raw_os_error(-cqe.result()))
 }
 
+/// What a clock of the kernel shows.
+fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut spec = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: clock_gettime(2) writes one timespec, which `spec` is.
+    let failed = unsafe { libc::clock_gettime(clock, &raw mut spec) };
+    assert_eq!(failed, 0, "every Linux with io_uring has this clock");
+    spec.tv_sec as u64 * 1_000_000_000 + spec.tv_nsec as u64
+}
+
 impl Reactor for Uring {
     fn now(&self) -> Instant {
-        let mut spec = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: clock_gettime(2) writes one timespec, which `spec` is.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut spec) };
-        Instant::from_nanos(spec.tv_sec as u64 * 1_000_000_000 + spec.tv_nsec as u64)
+        Instant::from_nanos(clock_ns(libc::CLOCK_MONOTONIC))
+    }
+
+    fn boot_now(&self) -> BootInstant {
+        BootInstant::from_nanos(clock_ns(libc::CLOCK_BOOTTIME))
     }
 
     fn random(&mut self) -> u64 {

@@ -155,6 +155,7 @@ impl From<CallError> for Failure {
             CallError::Unknown { .. }
             | CallError::Unsettled { .. }
             | CallError::NothingToSettle
+            | CallError::NoAnswer
             | CallError::SessionLost
             | CallError::SessionEvicted
             | CallError::Exhausted => Self::unreachable(error),

@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use viewring::kv::{KEY_BYTES_MAX, KvError, KvSession, VALUE_BYTES_MAX};
+use viewring::kv::{KEY_BYTES_MAX, KvError, KvReader, KvSession, VALUE_BYTES_MAX};
 use viewring::{CallError, Client};
 use viewring_runtime::time::{Instant, timeout_at};
 
+use crate::consistency::Consistency;
 use crate::duration::parse_positive;
 use crate::exit::{self, Exit, Failure};
 use crate::output;
@@ -24,6 +25,7 @@ Examples:
   viewring kv --config cluster.toml put colour green
   viewring kv --config cluster.toml put page - < page.html
   viewring kv --config cluster.toml get colour
+  viewring kv --config cluster.toml get colour --consistency local
   viewring kv --config cluster.toml cas colour --expect green blue
   viewring kv --config cluster.toml scan user/ | head
 
@@ -43,7 +45,12 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Print the value of a key, bare, and a newline.
-    Get { key: OsString },
+    Get {
+        key: OsString,
+        /// How fresh the answer must be.
+        #[arg(long, value_enum, default_value = "read-index")]
+        consistency: Consistency,
+    },
     /// Make a key hold a value.
     Put {
         key: OsString,
@@ -71,6 +78,9 @@ enum Action {
         /// At most so many.
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
+        /// How fresh each page must be.
+        #[arg(long, value_enum, default_value = "read-index")]
+        consistency: Consistency,
     },
 }
 
@@ -82,9 +92,17 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
 
 /// What is asked of the store, within its limits.
 enum Request {
-    Get {
-        key: Vec<u8>,
-    },
+    Read(Consistency, Question),
+    Write(Change),
+}
+
+/// What only looks: it needs no session, and is no entry in the log.
+enum Question {
+    Get { key: Vec<u8> },
+    Scan { prefix: Vec<u8>, limit: u64 },
+}
+
+enum Change {
     Put {
         key: Vec<u8>,
         value: Vec<u8>,
@@ -97,21 +115,28 @@ enum Request {
         expected: Option<Vec<u8>>,
         new: Vec<u8>,
     },
-    Scan {
-        prefix: Vec<u8>,
-        limit: u64,
-    },
 }
 
 impl Request {
     fn of(action: &Action) -> Result<Self, Failure> {
         Ok(match action {
-            Action::Get { key: k } => Self::Get { key: key(k)? },
-            Action::Put { key: k, value } => Self::Put {
+            Action::Get {
+                key: k,
+                consistency,
+            } => Self::Read(*consistency, Question::Get { key: key(k)? }),
+            Action::Scan {
+                prefix,
+                limit,
+                consistency,
+            } => {
+                let (prefix, limit) = (key(prefix)?, limit.unwrap_or(u64::MAX));
+                Self::Read(*consistency, Question::Scan { prefix, limit })
+            }
+            Action::Put { key: k, value } => Self::Write(Change::Put {
                 key: key(k)?,
                 value: read(value)?,
-            },
-            Action::Delete { key: k } => Self::Delete { key: key(k)? },
+            }),
+            Action::Delete { key: k } => Self::Write(Change::Delete { key: key(k)? }),
             Action::Cas {
                 key: k,
                 expect,
@@ -120,24 +145,13 @@ impl Request {
                 let expected = expect
                     .as_ref()
                     .map(|expected| value(expected.clone().into_vec()));
-                Self::Cas {
+                Self::Write(Change::Cas {
                     key: key(k)?,
                     expected: expected.transpose()?,
                     new: read(new)?,
-                }
+                })
             }
-            Action::Scan { prefix, limit } => Self::Scan {
-                prefix: key(prefix)?,
-                limit: limit.unwrap_or(u64::MAX),
-            },
         })
-    }
-
-    fn changes_something(&self) -> bool {
-        match self {
-            Self::Put { .. } | Self::Delete { .. } | Self::Cas { .. } => true,
-            Self::Get { .. } | Self::Scan { .. } => false,
-        }
     }
 }
 
@@ -184,19 +198,26 @@ async fn ask(settings: &Settings, request: &Request, patience: Duration) -> Resu
         Failure::unreachable(line + consequence)
     };
     let client = Client::new(settings.client(patience))?;
-    let session = match timeout_at(give_up_at, client.session()).await {
-        Ok(Err(CallError::Unknown { .. })) | Err(_) => return Err(silent("")),
-        Ok(session) => session?,
+    let (finished, consequence) = match request {
+        Request::Read(consistency, question) => {
+            let mut reader = KvReader::new(client);
+            reader.consistency = (*consistency).into();
+            (timeout_at(give_up_at, look(&reader, question)).await, "")
+        }
+        Request::Write(change) => {
+            let session = match timeout_at(give_up_at, client.session()).await {
+                Ok(Err(CallError::Unknown { .. })) | Err(_) => return Err(silent("")),
+                Ok(session) => session?,
+            };
+            let mut kv = KvSession::new(session);
+            let finished = timeout_at(give_up_at, perform(&mut kv, change)).await;
+            (finished, ": it may have been executed, or may be yet")
+        }
     };
-    let mut kv = KvSession::new(session);
-    match timeout_at(give_up_at, perform(&mut kv, request)).await {
-        Ok(Err(Stopped::Kv(KvError::Call(CallError::Unknown { .. })))) | Err(_) => {
-            let unknown = ": it may have been executed, or may be yet";
-            Err(silent(if request.changes_something() {
-                unknown
-            } else {
-                ""
-            }))
+    match finished {
+        Err(_) => Err(silent(consequence)),
+        Ok(Err(Stopped::Kv(KvError::Call(CallError::Unknown { .. } | CallError::NoAnswer)))) => {
+            Err(silent(consequence))
         }
         Ok(Err(Stopped::Kv(KvError::Call(error)))) => Err(error.into()),
         Ok(Err(Stopped::Kv(error))) => Err(Failure::usage(error)),
@@ -223,20 +244,27 @@ impl From<Failure> for Stopped {
     }
 }
 
-async fn perform(kv: &mut KvSession, request: &Request) -> Result<Exit, Stopped> {
-    match request {
-        Request::Get { key } => {
+async fn look(kv: &KvReader, question: &Question) -> Result<Exit, Stopped> {
+    match question {
+        Question::Get { key } => {
             let Some(mut value) = kv.get(key).await? else {
                 return Err(Failure::new(Exit::Negative, "there is no such key").into());
             };
             value.push(b'\n');
             output::write(&value)?;
         }
-        Request::Put { key, value } => kv.put(key, value).await?,
-        Request::Delete { key } => {
+        Question::Scan { prefix, limit } => scan(kv, prefix, *limit).await?,
+    }
+    Ok(Exit::Success)
+}
+
+async fn perform(kv: &mut KvSession, change: &Change) -> Result<Exit, Stopped> {
+    match change {
+        Change::Put { key, value } => kv.put(key, value).await?,
+        Change::Delete { key } => {
             let _existed = kv.delete(key).await?;
         }
-        Request::Cas { key, expected, new } => {
+        Change::Cas { key, expected, new } => {
             if let Err(current) = kv.compare_and_swap(key, expected.as_deref(), new).await? {
                 let holds = if current.is_some() {
                     "holds another value"
@@ -247,12 +275,11 @@ async fn perform(kv: &mut KvSession, request: &Request) -> Result<Exit, Stopped>
                 return Err(Failure::new(Exit::Negative, line).into());
             }
         }
-        Request::Scan { prefix, limit } => scan(kv, prefix, *limit).await?,
     }
     Ok(Exit::Success)
 }
 
-async fn scan(kv: &mut KvSession, prefix: &[u8], limit: u64) -> Result<(), Stopped> {
+async fn scan(kv: &KvReader, prefix: &[u8], limit: u64) -> Result<(), Stopped> {
     let mut left = limit;
     let mut after: Option<Vec<u8>> = None;
     // None is left of the limit: enough.

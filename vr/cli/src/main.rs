@@ -2,6 +2,7 @@
 
 mod bench;
 mod config;
+mod consistency;
 mod demo;
 mod duration;
 mod exit;

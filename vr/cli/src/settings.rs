@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 use viewring::protocol::{Configuration, ReplicaId};
-use viewring::{ClientConfig, NodeConfig, Timeouts};
+use viewring::{ClientConfig, LeaseConfig, NodeConfig, Timeouts};
 use viewring_runtime::Config;
 
 use crate::duration;
@@ -28,6 +28,7 @@ pub(crate) struct Settings {
     timeouts: FileTimeouts,
     limits: FileLimits,
     runtime: FileRuntime,
+    lease: Option<FileLease>,
 }
 
 /// The file, word by word.
@@ -42,6 +43,7 @@ struct File {
     limits: FileLimits,
     #[serde(default)]
     runtime: FileRuntime,
+    lease: Option<FileLease>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,6 +68,15 @@ struct FileLimits {
     max_clients: Option<u32>,
     max_reply_bytes: Option<u32>,
     max_kept_reply_bytes: Option<u64>,
+    max_reads: Option<usize>,
+}
+
+/// Leases are on if it is there.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileLease {
+    duration: Option<Time>,
+    max_clock_drift_ppm: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -119,6 +130,7 @@ impl Settings {
             timeouts,
             limits,
             runtime,
+            lease,
         } = file;
         let list_line = at(listed.span());
         let mut replicas: Vec<SocketAddr> = Vec::new();
@@ -142,6 +154,7 @@ impl Settings {
             timeouts,
             limits,
             runtime,
+            lease,
         })
     }
 
@@ -157,6 +170,7 @@ impl Settings {
             timeouts: FileTimeouts::default(),
             limits: FileLimits::default(),
             runtime: FileRuntime::default(),
+            lease: None,
         })
     }
 
@@ -200,6 +214,20 @@ impl Settings {
             max_kept_reply_bytes: limits
                 .max_kept_reply_bytes
                 .unwrap_or(default.max_kept_reply_bytes),
+            max_reads: limits.max_reads.unwrap_or(default.max_reads),
+            lease: self.lease.map(
+                |FileLease {
+                     duration,
+                     max_clock_drift_ppm,
+                 }| {
+                    let usual = LeaseConfig::default();
+                    LeaseConfig {
+                        duration: duration.map_or(usual.duration, |time| time.0),
+                        max_clock_drift_ppm: max_clock_drift_ppm
+                            .unwrap_or(usual.max_clock_drift_ppm),
+                    }
+                },
+            ),
             ..default
         })
     }

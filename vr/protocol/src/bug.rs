@@ -81,6 +81,27 @@ bugs! {
     CheckpointDropsTail = "a checkpoint replaces the log before the rest is there",
     /// A checkpoint is used, whatever bytes it has.
     DigestIgnored = "a checkpoint of other bytes is used",
+    /// The rounds of a view all have one number, so that an old answer confirms a new read.
+    RoundReused = "the number of a round is used again",
+    /// A new primary answers reads before it knows what its view began with to be committed.
+    ReadBeforeInherited = "a new primary reads before it has committed its log",
+    /// A read that is confirmed is answered from the state as it is.
+    ReadBeforeExecuted = "a read is answered before its index is executed",
+    /// A backup votes, and follows others, although it has promised not to.
+    PromiseBroken = "a promise to stay is broken",
+}
+
+impl Bug {
+    /// Whether it shows only where somebody reads.
+    pub fn is_of_reads(self) -> bool {
+        let of_reads = [
+            Self::RoundReused,
+            Self::ReadBeforeInherited,
+            Self::ReadBeforeExecuted,
+            Self::PromiseBroken,
+        ];
+        of_reads.contains(&self)
+    }
 }
 
 #[cfg(test)]

@@ -292,7 +292,7 @@ impl Session {
         match self.pending.as_ref().map(|request| request.kind) {
             Some(Kind::Operation) => self.end(Answer::Evicted),
             Some(Kind::Close) => self.end(Answer::Closed),
-            Some(Kind::Register | Kind::WalkIn) | None => Answer::Ignored,
+            Some(Kind::Register | Kind::WalkIn | Kind::Query) | None => Answer::Ignored,
         }
     }
 

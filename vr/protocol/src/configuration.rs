@@ -170,6 +170,11 @@ pub struct Options {
     /// What other replicas fetch, pages and pieces of checkpoints, takes so many bytes from one
     /// [`refill`](crate::Replica::refill) to the next, and one page or piece more.
     pub transfer_budget_bytes: usize,
+    /// So many reads may wait; more are told that the replica is busy.
+    pub max_reads: usize,
+    /// For how many microseconds a backup promises to stay, whenever it answers a round; zero: it
+    /// promises nothing. Whoever owns the clock keeps the time.
+    pub lease_us: u32,
 }
 
 impl Default for Options {
@@ -183,6 +188,8 @@ impl Default for Options {
             checkpoint_bytes: 64 * 1024 * 1024,
             checkpoint_keep: 20_000,
             transfer_budget_bytes: 1024 * 1024,
+            max_reads: 8192,
+            lease_us: 0,
         }
     }
 }

@@ -78,6 +78,10 @@ reasons! {
     ViewExhausted = "views exhausted",
     /// A greeting that tells us nothing.
     NothingNew = "nothing new",
+    /// An answer to a round that we never began in this view.
+    UnknownRound = "unknown round",
+    /// To vote, or to follow others into another view, while we have promised not to.
+    Promised = "promised to stay",
     /// A timeout of a role that we do not have.
     WrongRole = "timeout of another role",
 }

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{Draft, Restore};
 use crate::ids::{ClientId, Incarnation, OpNumber, ReplicaId, RequestNumber, View};
-use crate::message::{Message, Reply};
+use crate::message::{Message, ReadReply, Reply};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -24,6 +24,8 @@ pub enum Effect {
     Reply(Reply),
     /// Answer a client that never registers, in its own format.
     ReplyWalkIn(WalkInReply),
+    /// Tell a client that its read was not taken, or is not answered here.
+    ReadReply(ReadReply),
     /// Write part of the log.
     Persist(Persist),
     /// Take a checkpoint.
@@ -96,6 +98,10 @@ impl Effects {
 
     pub(crate) fn restore(&mut self, restore: Restore) {
         self.queue.push(Effect::Restore(restore));
+    }
+
+    pub(crate) fn read_reply(&mut self, reply: ReadReply) {
+        self.queue.push(Effect::ReadReply(reply));
     }
 
     pub(crate) fn persist(&mut self, persist: Persist) {
@@ -176,14 +182,17 @@ impl Progress {
     pub const TRANSFERRED: Self = Self(1 << 4);
     /// Status, view or role changed: the role's timeouts are void.
     pub const ROLE_CHANGED: Self = Self(1 << 5);
+    /// A `RoundOk` with a promise was emitted: it holds for a whole lease from now on.
+    pub const PROMISED: Self = Self(1 << 6);
 
-    const NAMES: [(Self, &'static str); 6] = [
+    const NAMES: [(Self, &'static str); 7] = [
         (Self::HEARD_PRIMARY, "HEARD_PRIMARY"),
         (Self::COMMITTED, "COMMITTED"),
         (Self::HEARD_QUORUM, "HEARD_QUORUM"),
         (Self::PREPARED, "PREPARED"),
         (Self::TRANSFERRED, "TRANSFERRED"),
         (Self::ROLE_CHANGED, "ROLE_CHANGED"),
+        (Self::PROMISED, "PROMISED"),
     ];
 
     /// Whether all of `other` happened.

@@ -49,6 +49,11 @@ number! {
     /// Ties an answer to the question it answers (VRR §4.3, `x`).
     Nonce(u64)
 }
+number! {
+    /// A round in which a primary asks whether it leads still. Counted through one life of a
+    /// replica, from a number that is that life's own: never used again.
+    RoundNumber(u64)
+}
 
 impl ReplicaId {
     /// The id as an index.

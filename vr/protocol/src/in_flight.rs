@@ -39,6 +39,9 @@ impl InFlight {
         if entry.kind() == Kind::WalkIn {
             return self.walk_ins.add(entry);
         }
+        if entry.kind() == Kind::Query {
+            return; // of no session
+        }
         let flying = self.clients.entry(entry.client()).or_default();
         flying.entries += 1;
         if entry.kind() == Kind::Register {
@@ -88,6 +91,9 @@ impl InFlight {
     pub(crate) fn remove(&mut self, entry: &Entry) {
         if entry.kind() == Kind::WalkIn {
             return self.walk_ins.remove(entry);
+        }
+        if entry.kind() == Kind::Query {
+            return;
         }
         let flying = self
             .clients

@@ -20,6 +20,8 @@
 //! 5. A [`Draft`] is an order to take a checkpoint: freeze the state machine, tell
 //!    [`Replica::checkpoint_begun`], write the draft in the background, hand it to
 //!    [`Replica::on_checkpoint`]. A [`Restore`] is the way back.
+//! 6. While [`Replica::next_read`] returns a read, have the state machine answer it. Reads come in
+//!    through [`Replica::on_read`].
 //!
 //! Each timeout that expires is one method (`heartbeat`, `suspect_primary`, …; see [`Replica`]);
 //! it is followed by a flush, as a message is. What restarts or ends a timeout is told by
@@ -28,7 +30,7 @@
 //! Every remote byte is hostile: a message that does not fit is counted by its reason
 //! ([`Ignored`]) and dropped. Assertions guard our own invariants only, and stay on in release.
 //!
-//! Still to come: recovery, reads at backups, reconfiguration (`recovery.rs`, `reads.rs`,
+//! Still to come: recovery, reconfiguration (`recovery.rs`,
 //! `reconfiguration.rs` under `replica/`). Conscious differences
 //! from the paper are listed in `DEVIATIONS.md`.
 
@@ -52,6 +54,7 @@ mod in_flight;
 mod log;
 mod message;
 mod quorum;
+mod reading;
 mod replica;
 mod walk_ins;
 pub mod wire;
@@ -63,11 +66,17 @@ pub use client_table::RETURN_ADDRESS_BYTES_MAX;
 pub use configuration::{Configuration, ConfigurationError, Options};
 pub use counters::{Counters, Ignored};
 pub use effects::{Durable, Effect, Effects, Persist, Progress, WalkInReply};
-pub use ids::{Checksum, ClientId, Incarnation, Nonce, OpNumber, ReplicaId, RequestNumber, View};
+pub use ids::{
+    Checksum, ClientId, Incarnation, Nonce, OpNumber, ReplicaId, RequestNumber, RoundNumber, View,
+};
 pub use log::{Entry, Header, Kind, Tail};
 pub use message::{
     CheckpointChunk, Commit, DoViewChange, GetCheckpoint, GetState, Hello, Message, NewState,
-    Outcome, Prepare, PrepareOk, Reply, Request, StartView, StartViewChange,
+    Outcome, Prepare, PrepareOk, Read, ReadConsistency, ReadOutcome, ReadReply, Reply, Request,
+    Round, RoundOk, StartView, StartViewChange,
 };
 pub use quorum::ReplicaSet;
-pub use replica::{CheckpointCounts, Replica, Role, Status, WaitingReason};
+pub use reading::{ReadAnswer, Reading};
+pub use replica::{
+    Answerable, CheckpointCounts, ReadCounters, Replica, Role, Status, WaitingReason,
+};

@@ -18,6 +18,8 @@ pub enum Kind {
     Close,
     /// An operation of a client that never registers.
     WalkIn,
+    /// A read's place in the log: nothing is executed, and only who was asked knows the question.
+    Query,
 }
 
 impl Kind {
@@ -27,6 +29,7 @@ impl Kind {
             Self::Operation => 1,
             Self::Close => 2,
             Self::WalkIn => 4,
+            Self::Query => 5,
         }
     }
 }

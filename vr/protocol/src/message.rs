@@ -4,7 +4,9 @@
 //! to [`Replica::on_message`](crate::Replica::on_message).
 
 use crate::checkpoint::Summary;
-use crate::ids::{Checksum, ClientId, Incarnation, Nonce, OpNumber, RequestNumber, View};
+use crate::ids::{
+    Checksum, ClientId, Incarnation, Nonce, OpNumber, RequestNumber, RoundNumber, View,
+};
 use crate::log::{Entry, Kind, Tail};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -38,6 +40,14 @@ pub enum Message {
     GetCheckpoint(GetCheckpoint),
     /// The answer to `GetCheckpoint`, and to a `GetState` for what is behind a checkpoint.
     CheckpointChunk(CheckpointChunk),
+    /// Client to a replica: a question that changes nothing.
+    Read(Read),
+    /// The answer to `Read`.
+    ReadReply(ReadReply),
+    /// Primary to backups: does it lead still?
+    Round(Round),
+    /// Backup to primary: it does.
+    RoundOk(RoundOk),
 }
 
 /// A client asks for an operation, or to be registered (VRR §4.1, step 1).
@@ -250,6 +260,95 @@ impl Request {
     }
 }
 
+/// How fresh the answer to a read must be, and what it costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ReadConsistency {
+    /// Linearizable: the read waits for an entry of its own in the log. Costs what a write costs.
+    Log,
+    /// Linearizable: the primary asks f backups whether it leads still, once for all reads that
+    /// wait. Costs a round trip and no entry.
+    #[default]
+    ReadIndex,
+    /// Linearizable while clocks drift no faster than they may: a primary to whom f backups have
+    /// promised to elect no other answers alone. Where leases are off, or none holds at the
+    /// moment, it is a `ReadIndex`.
+    Lease,
+    /// Any replica answers from what it has executed: a state that was committed, perhaps a while
+    /// ago. The answer says which.
+    Local,
+}
+
+/// A client asks something that changes nothing (VRR §6.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Who asks: an id of its own, which need not be registered.
+    pub client: ClientId,
+    /// The client's count of its reads.
+    pub number: RequestNumber,
+    /// How fresh the answer must be.
+    pub consistency: ReadConsistency,
+    /// The question, for the state machine to understand.
+    pub body: Rc<[u8]>,
+}
+
+/// A replica answers a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadReply {
+    /// The view of the replica that answers: tells the client who is primary.
+    pub view: View,
+    /// Whom it is for.
+    pub client: ClientId,
+    /// Which read it answers.
+    pub number: RequestNumber,
+    /// The answer.
+    pub outcome: ReadOutcome,
+}
+
+/// How a read ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// The state machine's answer.
+    Result {
+        /// The last operation that the state it was read from had executed.
+        as_of: OpNumber,
+        /// Whether later operations may have been acknowledged before the read was asked: so of
+        /// every [`Local`](ReadConsistency::Local) read.
+        stale: bool,
+        /// What the state machine said.
+        body: Rc<[u8]>,
+    },
+    /// Not taken: ask the primary of the reply's view.
+    NotPrimary,
+    /// Not taken: too many reads wait; ask again later.
+    Busy,
+    /// Not taken: the question is larger than the replica allows.
+    TooLarge,
+}
+
+/// A primary asks whether it leads its view still. Not in the paper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Round {
+    /// The primary's view.
+    pub view: View,
+    /// The root of the sender's log.
+    pub root: Checksum,
+    /// Which round.
+    pub number: RoundNumber,
+}
+
+/// A backup is normal in the view and has heard the round. It has heard earlier ones, too, or
+/// might have: cumulative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundOk {
+    /// The view in which it is said.
+    pub view: View,
+    /// The latest round that was heard.
+    pub number: RoundNumber,
+    /// For so many microseconds from now on the backup takes part in no other view; zero: no
+    /// promise.
+    pub promise_us: u32,
+}
+
 impl Message {
     /// The group whose messages it belongs to, as the root of its logs. None: what else it
     /// carries, a checksum of the log, a digest or a nonce, fits in one group only.
@@ -259,10 +358,28 @@ impl Message {
             | Self::Commit(Commit { root, .. })
             | Self::StartViewChange(StartViewChange { root, .. })
             | Self::DoViewChange(DoViewChange { root, .. })
-            | Self::StartView(StartView { root, .. }) => Some(*root),
+            | Self::StartView(StartView { root, .. })
+            | Self::Round(Round { root, .. }) => Some(*root),
             Self::PrepareOk(_) | Self::GetState(_) | Self::NewState(_) => None,
             Self::GetCheckpoint(_) | Self::CheckpointChunk(_) => None,
             Self::Request(_) | Self::Reply(_) | Self::Hello(_) => None,
+            Self::Read(_) | Self::ReadReply(_) | Self::RoundOk(_) => None,
+        }
+    }
+
+    /// The view that its sender is in, if that can take a replica of an earlier view along.
+    pub(crate) fn leads_to(&self) -> Option<View> {
+        match self {
+            Self::Prepare(Prepare { view, .. })
+            | Self::Commit(Commit { view, .. })
+            | Self::DoViewChange(DoViewChange { view, .. })
+            | Self::StartView(StartView { view, .. })
+            | Self::Round(Round { view, .. }) => Some(*view),
+            Self::StartViewChange(wish) => wish.joined.then_some(wish.view),
+            Self::PrepareOk(_) | Self::GetState(_) | Self::NewState(_) => None,
+            Self::GetCheckpoint(_) | Self::CheckpointChunk(_) => None,
+            Self::Request(_) | Self::Reply(_) | Self::Hello(_) => None,
+            Self::Read(_) | Self::ReadReply(_) | Self::RoundOk(_) => None,
         }
     }
 
@@ -282,6 +399,10 @@ impl Message {
             Self::Hello(_) => "Hello",
             Self::GetCheckpoint(_) => "GetCheckpoint",
             Self::CheckpointChunk(_) => "CheckpointChunk",
+            Self::Read(_) => "Read",
+            Self::ReadReply(_) => "ReadReply",
+            Self::Round(_) => "Round",
+            Self::RoundOk(_) => "RoundOk",
         }
     }
 }

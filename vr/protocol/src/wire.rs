@@ -5,12 +5,16 @@
 //! computes them, so that what comes out is chained.
 
 use crate::checkpoint::{Digest, Summary};
-use crate::ids::{Checksum, ClientId, Incarnation, Nonce, OpNumber, RequestNumber, View};
+use crate::ids::{
+    Checksum, ClientId, Incarnation, Nonce, OpNumber, RequestNumber, RoundNumber, View,
+};
 use crate::log::{Entry, Header, Kind, Tail};
 use crate::message::{
     CheckpointChunk, Commit, DoViewChange, GetCheckpoint, GetState, Hello, Message, NewState,
-    Outcome, Prepare, PrepareOk, Reply, Request, StartView, StartViewChange,
+    Outcome, Prepare, PrepareOk, Read, ReadConsistency, ReadOutcome, ReadReply, Reply, Request,
+    Round, RoundOk, StartView, StartViewChange,
 };
+use crate::replica::Answerable;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -43,6 +47,14 @@ pub mod kind {
     pub const GET_CHECKPOINT: u8 = 14;
     /// [`CheckpointChunk`](crate::CheckpointChunk).
     pub const CHECKPOINT_CHUNK: u8 = 15;
+    /// [`Read`](crate::Read).
+    pub const READ: u8 = 16;
+    /// [`ReadReply`](crate::ReadReply).
+    pub const READ_REPLY: u8 = 17;
+    /// [`Round`](crate::Round).
+    pub const ROUND: u8 = 18;
+    /// [`RoundOk`](crate::RoundOk).
+    pub const ROUND_OK: u8 = 19;
 }
 
 /// An entry in a run: view, client, session, number, kind, length, body.
@@ -95,6 +107,10 @@ impl Message {
             Self::Hello(_) => kind::HELLO,
             Self::GetCheckpoint(_) => kind::GET_CHECKPOINT,
             Self::CheckpointChunk(_) => kind::CHECKPOINT_CHUNK,
+            Self::Read(_) => kind::READ,
+            Self::ReadReply(_) => kind::READ_REPLY,
+            Self::Round(_) => kind::ROUND,
+            Self::RoundOk(_) => kind::ROUND_OK,
         }
     }
 }
@@ -104,14 +120,9 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
     match message {
         Message::Request(request) => encode_request(request, out),
         Message::Reply(reply) => encode_reply(reply, out),
-        Message::Prepare(Prepare {
-            view,
-            root,
-            entries,
-            commit,
-        }) => {
-            put_numbers(out, &[view.0, root.0, commit.0]);
-            put_entries(out, entries);
+        Message::Prepare(prepare) => {
+            put_numbers(out, &[prepare.view.0, prepare.root.0, prepare.commit.0]);
+            put_entries(out, &prepare.entries);
         }
         Message::PrepareOk(PrepareOk { view, op, checksum }) => {
             put_numbers(out, &[view.0, op.0, checksum.0]);
@@ -166,6 +177,10 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
             put_numbers(out, &[chunk.offset]);
             put_bytes(out, &chunk.bytes);
         }
+        Message::Read(read) => encode_read(read, out),
+        Message::ReadReply(reply) => encode_read_reply(reply, out),
+        Message::Round(round) => put_round(out, *round),
+        Message::RoundOk(ok) => put_round_ok(out, *ok),
     }
 }
 
@@ -212,6 +227,58 @@ pub(crate) fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
         Outcome::Evicted => out.push(6),
         Outcome::ResultTooLarge => out.push(7),
     }
+}
+
+fn put_round(out: &mut Vec<u8>, round: Round) {
+    let Round { view, root, number } = round;
+    put_numbers(out, &[view.0, root.0, number.0]);
+}
+
+fn put_round_ok(out: &mut Vec<u8>, ok: RoundOk) {
+    put_numbers(out, &[ok.view.0, ok.number.0]);
+    out.extend_from_slice(&ok.promise_us.to_le_bytes());
+}
+
+/// Appends the bytes of a read.
+pub fn encode_read(read: &Read, out: &mut Vec<u8>) {
+    put_numbers(out, &[read.client.0, read.number.0]);
+    out.push(match read.consistency {
+        ReadConsistency::Log => 0,
+        ReadConsistency::ReadIndex => 1,
+        ReadConsistency::Lease => 2,
+        ReadConsistency::Local => 3,
+    });
+    put_bytes(out, &read.body);
+}
+
+/// Appends the bytes of the reply to a read.
+pub fn encode_read_reply(reply: &ReadReply, out: &mut Vec<u8>) {
+    put_numbers(out, &[reply.view.0, reply.client.0, reply.number.0]);
+    match &reply.outcome {
+        ReadOutcome::Result { as_of, stale, body } => put_read_result(*as_of, *stale, body, out),
+        ReadOutcome::NotPrimary => out.push(1),
+        ReadOutcome::Busy => out.push(2),
+        ReadOutcome::TooLarge => out.push(3),
+    }
+}
+
+/// Appends the bytes of the reply to a read that the state machine answered with `result`.
+pub fn encode_read_result(answered: &Answerable, result: &[u8], out: &mut Vec<u8>) {
+    let Answerable {
+        read,
+        view,
+        as_of,
+        is_stale,
+    } = answered;
+    put_numbers(out, &[view.0, read.client.0, read.number.0]);
+    put_read_result(*as_of, *is_stale, result, out);
+}
+
+fn put_read_result(as_of: OpNumber, stale: bool, body: &[u8], out: &mut Vec<u8>) {
+    out.push(0);
+    put_numbers(out, &[as_of.0]);
+    out.push(u8::from(stale));
+    put_bytes(out, body);
 }
 
 /// Reads the message of this kind that the bytes are.
@@ -289,6 +356,7 @@ fn decode_one(kind: u8, input: &mut Input<'_>) -> Result<Message, WireError> {
         kind::HELLO => Message::Hello(get_hello(input)?),
         kind::GET_CHECKPOINT => Message::GetCheckpoint(get_get_checkpoint(input)?),
         kind::CHECKPOINT_CHUNK => Message::CheckpointChunk(get_checkpoint_chunk(input)?),
+        kind::READ..=kind::ROUND_OK => get_of_reads(kind, input)?,
         unknown => return Err(WireError::UnknownKind(unknown)),
     })
 }
@@ -432,6 +500,7 @@ fn get_kind(input: &mut Input<'_>) -> Result<Kind, WireError> {
         1 => Ok(Kind::Operation),
         2 => Ok(Kind::Close),
         4 => Ok(Kind::WalkIn),
+        5 => Ok(Kind::Query),
         tag => Err(WireError::BadTag(tag)),
     }
 }
@@ -502,6 +571,58 @@ fn get_checkpoint_chunk(input: &mut Input<'_>) -> Result<CheckpointChunk, WireEr
         summary: get_summary(input)?,
         offset: input.number()?,
         bytes: input.bytes()?,
+    })
+}
+
+fn get_of_reads(kind: u8, input: &mut Input<'_>) -> Result<Message, WireError> {
+    Ok(match kind {
+        kind::READ => Message::Read(get_read(input)?),
+        kind::READ_REPLY => Message::ReadReply(get_read_reply(input)?),
+        kind::ROUND => Message::Round(Round {
+            view: input.view()?,
+            root: input.checksum()?,
+            number: RoundNumber(input.number()?),
+        }),
+        kind::ROUND_OK => Message::RoundOk(RoundOk {
+            view: input.view()?,
+            number: RoundNumber(input.number()?),
+            promise_us: u32::from_le_bytes(input.array()?),
+        }),
+        unknown => return Err(WireError::UnknownKind(unknown)),
+    })
+}
+
+fn get_read(input: &mut Input<'_>) -> Result<Read, WireError> {
+    Ok(Read {
+        client: ClientId(input.number()?),
+        number: RequestNumber(input.number()?),
+        consistency: match input.byte()? {
+            0 => ReadConsistency::Log,
+            1 => ReadConsistency::ReadIndex,
+            2 => ReadConsistency::Lease,
+            3 => ReadConsistency::Local,
+            tag => return Err(WireError::BadTag(tag)),
+        },
+        body: input.bytes()?,
+    })
+}
+
+fn get_read_reply(input: &mut Input<'_>) -> Result<ReadReply, WireError> {
+    Ok(ReadReply {
+        view: input.view()?,
+        client: ClientId(input.number()?),
+        number: RequestNumber(input.number()?),
+        outcome: match input.byte()? {
+            0 => ReadOutcome::Result {
+                as_of: input.op()?,
+                stale: input.flag()?,
+                body: input.bytes()?,
+            },
+            1 => ReadOutcome::NotPrimary,
+            2 => ReadOutcome::Busy,
+            3 => ReadOutcome::TooLarge,
+            tag => return Err(WireError::BadTag(tag)),
+        },
     })
 }
 

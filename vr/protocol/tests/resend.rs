@@ -23,7 +23,7 @@ fn prepared(effects: &mut Effects) -> Vec<OpNumber> {
     let of = |effect| match effect {
         Effect::Broadcast(Message::Prepare(prepare)) => prepare.entries,
         Effect::Broadcast(_) | Effect::Send { .. } | Effect::Persist(_) => Vec::new(),
-        Effect::Reply(_) | Effect::ReplyWalkIn(_) => Vec::new(),
+        Effect::Reply(_) | Effect::ReplyWalkIn(_) | Effect::ReadReply(_) => Vec::new(),
         Effect::Checkpoint(_) | Effect::Restore(_) => Vec::new(),
     };
     effects
@@ -73,7 +73,7 @@ fn commit(primary: &mut Replica, effects: &mut Effects) {
         .filter_map(|effect| match effect {
             Effect::Persist(order) => Some(order),
             Effect::Broadcast(_) | Effect::Send { .. } => None,
-            Effect::Reply(_) | Effect::ReplyWalkIn(_) => None,
+            Effect::Reply(_) | Effect::ReplyWalkIn(_) | Effect::ReadReply(_) => None,
             Effect::Checkpoint(_) | Effect::Restore(_) => None,
         })
         .collect();

@@ -6,8 +6,11 @@
 //!
 //! | command | meaning |
 //! |---|---|
-//! | `group N [window=W] [page=BYTES] [interval=OPS]` | N founding members of view 0 |
+//! | `group N [window=W] [page=BYTES] [interval=OPS] [lease=US]` | N founding members of view 0 |
 //! | `register C R` / `request C NUMBER BODY R` | client C asks replica R |
+//! | `read C NUMBER CONSISTENCY R` | client C reads at replica R |
+//! | `lease R on`, `lease R off` | whether the promises to R hold by its clock |
+//! | `expire R` | the promise of R, or what its earlier life may have promised, has expired |
 //! | `deliver [KIND] [A->B] [first]` | delivers what matches of what is on its way; `*` is any |
 //! | `drop …` / `duplicate …` | the same choice, lost or doubled |
 //! | `stabilize [except R]` | delivers all, and what comes of it; nothing to or from R |
@@ -21,9 +24,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::path::Path;
 use viewring_protocol::{
-    Checksum, ClientId, Configuration, Draft, Durable, Effect, Effects, Entry, Kind, Message,
-    OpNumber, Options, Outcome, Progress, Replica, ReplicaId, Reply, Request, RequestNumber,
-    Restore,
+    Answerable, Checksum, ClientId, Configuration, Draft, Durable, Effect, Effects, Entry, Kind,
+    Message, OpNumber, Options, Outcome, Progress, Read, ReadConsistency, ReadReply, Replica,
+    ReplicaId, Reply, Request, RequestNumber, Restore,
 };
 
 /// What no timeout of this test waits for.
@@ -36,6 +39,7 @@ struct Node {
     disk: VecDeque<Durable>,
     restore: Option<Restore>,
     executed: Vec<String>,
+    lease_holds: bool,
 }
 
 #[derive(Clone)]
@@ -88,7 +92,11 @@ fn describe(message: &Message) -> String {
                 m.offset + u64::try_from(len).expect("small")
             ),
         },
+        Message::Round(m) => format!("v{}", m.view),
+        Message::RoundOk(m) if m.promise_us > 0 => format!("v{} promises", m.view),
+        Message::RoundOk(m) => format!("v{}", m.view),
         Message::Request(_) | Message::Reply(_) | Message::Hello(_) => String::new(),
+        Message::Read(_) | Message::ReadReply(_) => String::new(),
     };
     format!("{} {text}", message.name())
 }
@@ -185,6 +193,11 @@ impl Stage {
                 self.nodes[index(one)].disk_holds = false;
                 self.turn(index(one), Effects::new());
             }
+            ["read", client, number, consistency, to] => {
+                self.read(client, number, consistency, to);
+            }
+            ["lease", one, holds] => self.nodes[index(one)].lease_holds = *holds == "on",
+            ["expire", one] => self.nodes[index(one)].replica.promise_expired(),
             ["crash", one] => self.nodes[index(one)].up = false,
             ["state"] => self.state(),
             unknown => panic!("no command {unknown:?}"),
@@ -196,6 +209,7 @@ impl Stage {
         for knob in knobs {
             match knob.split_once('=').expect("name=value") {
                 ("window", value) => options.window = value.parse().expect("a number"),
+                ("lease", value) => options.lease_us = value.parse().expect("a number"),
                 ("page", value) => options.page_budget_bytes = value.parse().expect("a number"),
                 ("interval", value) => {
                     options.checkpoint_interval = value.parse().expect("a number");
@@ -215,6 +229,7 @@ impl Stage {
                 disk,
                 restore: None,
                 executed,
+                lease_holds: false,
             });
         }
         // Members greet: of no interest here.
@@ -252,6 +267,27 @@ impl Stage {
         let which = index(to);
         let progress = self.nodes[which].replica.on_request(request, &mut effects);
         assert!(progress.is_empty());
+        self.turn(which, effects);
+    }
+
+    fn read(&mut self, client: &str, number: &str, consistency: &str, to: &str) {
+        let consistency = match consistency {
+            "log" => ReadConsistency::Log,
+            "read-index" => ReadConsistency::ReadIndex,
+            "lease" => ReadConsistency::Lease,
+            "local" => ReadConsistency::Local,
+            unknown => panic!("no consistency {unknown:?}"),
+        };
+        let read = Read {
+            client: ClientId(client.parse().expect("a number")),
+            number: RequestNumber(number.parse().expect("a number")),
+            consistency,
+            body: [].into(),
+        };
+        let mut effects = Effects::new();
+        let which = index(to);
+        let node = &mut self.nodes[which];
+        skip(node.replica.on_read(read, node.lease_holds, &mut effects));
         self.turn(which, effects);
     }
 
@@ -318,6 +354,7 @@ impl Stage {
             "suspect_primary" => replica.suspect_primary(&mut effects),
             "resend_view_change" => replica.resend_view_change(&mut effects),
             "give_up_view" => replica.give_up_view(&mut effects),
+            "renew_round" => replica.renew_round(),
             "resend_get_state" => replica.resend_get_state(&mut effects),
             "expire_votes" => {
                 replica.expire_votes();
@@ -365,6 +402,7 @@ impl Stage {
             }
             self.perform(which, &mut effects);
         }
+        self.answer_reads(which);
         self.agree(which);
     }
 
@@ -377,6 +415,22 @@ impl Stage {
         draft.write_state(node.executed.join(" ").as_bytes());
         node.replica.on_checkpoint(draft);
         self.perform(which, &mut effects);
+    }
+
+    /// The answer to every read is all that was executed.
+    fn answer_reads(&mut self, which: usize) {
+        while let Some(answer) = self.nodes[which].replica.next_read() {
+            let Answerable {
+                read, view, as_of, ..
+            } = &answer;
+            let stale = if answer.is_stale { " stale" } else { "" };
+            let state = self.nodes[which].executed.concat();
+            let line = format!(
+                "  client {} read #{} v{view} as of n{as_of}{stale}: {state}",
+                read.client, read.number
+            );
+            self.say(&line);
+        }
     }
 
     fn agree(&mut self, which: usize) {
@@ -419,6 +473,11 @@ impl Stage {
                         reply.op
                     ));
                 }
+                Effect::ReadReply(reply) => {
+                    let ReadReply { client, number, .. } = reply;
+                    let outcome = reply.outcome;
+                    self.say(&format!("  client {client} read #{number}: {outcome:?}"));
+                }
                 Effect::Persist(persist) => {
                     self.nodes[which].disk.push_back(persist.written());
                 }
@@ -441,6 +500,7 @@ impl Stage {
                         match entry.kind() {
                             Kind::Register => format!("+{}", entry.client()),
                             Kind::Close => format!("-{}", entry.client()),
+                            Kind::Query => format!("?{}", entry.client()),
                             Kind::Operation | Kind::WalkIn => {
                                 String::from_utf8_lossy(entry.body()).into_owned()
                             }
@@ -523,7 +583,7 @@ fn scripts() {
         .map(|file| file.expect("an entry").path())
         .collect();
     files.sort();
-    assert!(files.len() >= 17, "the scripts are there");
+    assert!(files.len() >= 21, "the scripts are there");
     let record = std::env::var_os("SCRIPTS_RECORD").is_some();
     for file in files {
         println!("{}", file.display());

@@ -6,6 +6,7 @@
 )]
 
 mod foreign;
+mod wire_reads;
 
 use proptest::prelude::*;
 use viewring_protocol::wire::{self, WireError};
@@ -13,7 +14,7 @@ use viewring_protocol::{
     CheckpointChunk, Checksum, ClientId, Commit, Configuration, Digest, DoViewChange, Effect,
     Effects, Entry, GetCheckpoint, GetState, Header, Hello, Incarnation, Kind, Message, NewState,
     Nonce, OpNumber, Options, Outcome, Prepare, PrepareOk, Progress, Replica, ReplicaId, Reply,
-    Request, RequestNumber, StartView, StartViewChange, Summary, Tail, View,
+    Request, RequestNumber, Round, StartView, StartViewChange, Summary, Tail, View,
 };
 
 /// What no timeout of this test waits for.
@@ -272,7 +273,7 @@ fn golden_bytes() {
             numbers(&["01", "04", "07", "08", "09", "0b", "0a", "0c", "03"]) + "01000000ab",
         ),
     ];
-    for (kind, message, golden) in cases {
+    for (kind, message, golden) in cases.into_iter().chain(wire_reads::golden()) {
         assert_eq!(message.kind(), kind);
         assert_eq!(hex(&bytes_of(&message)), golden, "{}", message.name());
         assert_eq!(wire::decode(kind, &bytes_of(&message)), Ok(message));
@@ -335,8 +336,8 @@ fn telling() -> impl Strategy<Value = u64> {
 }
 
 fn a_kind() -> impl Strategy<Value = Kind> {
-    use Kind::{Close, Operation, Register, WalkIn};
-    prop::sample::select(&[Register, Operation, Close, WalkIn][..])
+    use Kind::{Close, Operation, Query, Register, WalkIn};
+    prop::sample::select(&[Register, Operation, Close, WalkIn, Query][..])
 }
 
 prop_compose! {
@@ -521,6 +522,7 @@ fn a_message() -> impl Strategy<Value = Message> {
                     view,
                 })
             }),
+        wire_reads::a_message(),
     ]
 }
 
@@ -570,6 +572,7 @@ fn fit(message: Message, truth: &[Message], victim: &Replica) -> Message {
         Message::StartViewChange(wish) => {
             Message::StartViewChange(StartViewChange { root, ..wish })
         }
+        Message::Round(round) => Message::Round(Round { root, ..round }),
         Message::NewState(new) => match asked {
             Some(Asked::Entries(get)) => {
                 let entries = rebase(new.entries, get.after, get.checksum);
@@ -609,7 +612,7 @@ fn fit(message: Message, truth: &[Message], victim: &Replica) -> Message {
 }
 
 fn timeout(replica: &mut Replica, which: u8, effects: &mut Effects) {
-    let progress = match which % 8 {
+    let progress = match which % 9 {
         0 => replica.resend_prepares(effects),
         1 => replica.heartbeat(effects),
         2 => replica.abdicate(effects),
@@ -617,6 +620,7 @@ fn timeout(replica: &mut Replica, which: u8, effects: &mut Effects) {
         4 => replica.resend_view_change(effects),
         5 => replica.give_up_view(effects),
         6 => replica.resend_get_state(effects),
+        7 => replica.renew_round(),
         _ => replica.announce(effects),
     };
     skip(progress);
@@ -641,7 +645,7 @@ proptest! {
     fn random_bytes_never_panic(
         kind in any::<u8>(), bytes in prop::collection::vec(any::<u8>(), 0..200),
     ) {
-        drop(wire::decode(kind % 13, &bytes));
+        drop(wire::decode(kind % 21, &bytes));
     }
 
     #[test]
@@ -678,6 +682,7 @@ proptest! {
             let message = if choice % 2 == 0 { fit(message, &said, &victim) } else { message };
             let progress = match message {
                 Message::Request(request) => victim.on_request(request, &mut effects),
+                Message::Read(read) => victim.on_read(read, choice % 3 == 0, &mut effects),
                 other => victim.on_message(ReplicaId(from), other, &mut effects),
             };
             if choice % 5 == 0 {
@@ -691,7 +696,7 @@ proptest! {
                     Effect::Send { message, .. }
                     | Effect::Broadcast(message) => said.push(message),
                     Effect::Persist(persist) => tokens.push(persist.written()),
-                    Effect::Reply(_) | Effect::ReplyWalkIn(_) => {}
+                    Effect::Reply(_) | Effect::ReplyWalkIn(_) | Effect::ReadReply(_) => {}
                     Effect::Restore(restore) => restores.push(restore),
                     Effect::Checkpoint(draft) => drafts.push(draft),
                 }
@@ -710,6 +715,7 @@ proptest! {
             while victim.next_to_apply().is_some() {
                 victim.applied(b"done", &mut effects);
             }
+            while victim.next_read().is_some() {}
         }
     }
 }

@@ -41,8 +41,9 @@ impl Adversary {
         }
         for id in cluster.replica_ids() {
             let node = cluster.node(id);
-            if self.faults.drift {
-                let ppm = self.random.between(0..=100_000) as i32 - 50_000;
+            if self.faults.drift_ppm > 0 {
+                let most = self.faults.drift_ppm;
+                let ppm = self.random.between(0..=u64::from(2 * most)) as i32 - most as i32;
                 cluster.world.set_drift(node, ppm);
                 let skew = self.random.any_magnitude(Duration::from_secs(10));
                 cluster.world.advance_clock(node, skew);
@@ -278,8 +279,10 @@ impl Adversary {
             kind::GET_STATE,
             kind::NEW_STATE,
         ];
-        let all = kind::PREPARE..=kind::NEW_STATE;
-        let kinds: Vec<u8> = if of_views {
+        let all = (kind::PREPARE..=kind::NEW_STATE).chain(kind::READ..=kind::ROUND_OK);
+        let kinds: Vec<u8> = if self.random.chance(0.15) {
+            vec![kind::ROUND, kind::ROUND_OK]
+        } else if of_views {
             of_view_changes.to_vec()
         } else {
             all.filter(|_| self.random.chance(0.4)).collect()

@@ -24,10 +24,11 @@
 //! | who is told that a session has ended, or never was, is told the truth | `sent.rs`: `reply` |
 //! | clients and their kept results stay within their bounds | `check_table` |
 //! | no reply for what is not committed | `acknowledged` |
+//! | a read shows what was committed, and, unless it is local, all acknowledged | `reads.rs` |
 //! | what clients were told is linearizable | `history.rs`, `linearizability.rs` |
 //! | a healed group answers, agrees, and keeps its view | `stage.rs`: `finish` |
 //!
-//! Not here: what needs a disk, leases or other members.
+//! Not here: what needs a disk or other members.
 
 use std::collections::btree_map;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,7 @@ use viewring_protocol::{
     RequestNumber, Role, View, WaitingReason,
 };
 
+use super::reads::Versions;
 use super::sometimes::{Mark, Marks};
 
 /// The memory.
@@ -68,6 +70,8 @@ pub struct Checker {
     pub(super) outside: ReplicaSet,
     /// A group has died before this one: clients may come with sessions of that one.
     pub(super) is_of_second_group: bool,
+    /// What reads are compared with.
+    pub(super) versions: Versions,
     /// The first thing that a replica said and that is not so.
     pub(super) lie: Option<String>,
     /// What has occurred that ought to occur now and then.
@@ -129,6 +133,7 @@ impl Checker {
             acknowledged: vec![BTreeMap::new(); usize::from(replicas)],
             outside: ReplicaSet::EMPTY,
             is_of_second_group: false,
+            versions: Versions::default(),
             lie: None,
             marks: Marks::default(),
         }
@@ -366,6 +371,7 @@ impl Checker {
     pub fn applied(&mut self, replica: &Replica, entry: &Entry, result: &[u8]) {
         let (id, op) = (replica.id(), entry.op());
         let hash = hash_of(result);
+        self.versions.note(entry, result);
         let known = *self.results.entry(op).or_insert(hash);
         assert_eq!(known, hash, "{id:?} executed {op:?} with another result");
         self.executing[usize::from(id.0)].insert(op);
@@ -391,6 +397,7 @@ impl Checker {
             Some(&hash_of(result)),
             "{request:?}: another result"
         );
+        self.versions.acknowledge(op.0);
     }
 
     /// Whether somebody has executed a request.
@@ -499,6 +506,7 @@ impl Checker {
         if replica.is_abdicating() {
             self.marks.hit(Mark::Abdication);
         }
+        self.mark_reads(replica);
         let ignored = |reason| replica.counters().ignored(reason) > 0;
         if ignored(Ignored::OtherGroup) {
             self.marks.hit(Mark::DeadGroupIgnored);

@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use viewring_runtime::sim::Random;
 
+use crate::node::LeaseConfig;
+
+/// So much drift do leases bear in a run with bad clocks: a third of a lease is given away for it.
+const MAX_LEASED_DRIFT_PPM: u32 = 200_000;
+
 /// The kinds of fault that one run has.
 #[derive(Clone, Debug)]
 pub struct Faults {
@@ -22,8 +27,10 @@ pub struct Faults {
     pub crashes: bool,
     /// Stopped replicas that come back without their memory.
     pub restarts: bool,
-    /// Clocks that run at different speeds.
-    pub drift: bool,
+    /// Clocks that run at different speeds: fast or slow by up to so many millionths.
+    pub drift_ppm: u32,
+    /// Leases are on, which hold for so long, and bear that drift.
+    pub lease: Option<Duration>,
     /// The ring's own bad days.
     pub bad_rings: bool,
     /// Messages of some kinds are lost, delayed, duplicated, or held back and let go much later.
@@ -54,7 +61,8 @@ impl Faults {
             pauses: false,
             crashes: false,
             restarts: false,
-            drift: false,
+            drift_ppm: 0,
+            lease: None,
             bad_rings: false,
             meddling: false,
             rebirth: false,
@@ -77,7 +85,18 @@ impl Faults {
             let nearest = if random.chance(0.5) { 20 } else { 120 };
             Duration::from_millis(random.between(nearest..=200))
         });
+        // With leases the drift is within what they bear; without them it is of no concern.
+        let lease = random.chance(0.5).then(|| {
+            // As long as the silence that a view change waits for; or longer than that.
+            let longest = if random.chance(0.7) { 400 } else { 1_500 };
+            Duration::from_millis(random.between(100..=longest))
+        });
         let mut on = |chance| random.chance(chance);
+        let drift_ppm = match (on(0.4), lease) {
+            (false, _) => 0,
+            (true, Some(_)) => MAX_LEASED_DRIFT_PPM,
+            (true, None) => 250_000,
+        };
         Self {
             bad_links: on(0.4),
             cuts: on(0.4),
@@ -86,7 +105,8 @@ impl Faults {
             pauses: on(0.4),
             crashes: on(0.4),
             restarts: on(0.5),
-            drift: on(0.3),
+            drift_ppm,
+            lease,
             bad_rings: on(0.4),
             meddling: on(0.5),
             rebirth: on(0.15),
@@ -98,6 +118,14 @@ impl Faults {
         }
     }
 
+    /// What the group is told of leases.
+    pub(super) fn lease_config(&self) -> Option<LeaseConfig> {
+        self.lease.map(|duration| LeaseConfig {
+            duration,
+            max_clock_drift_ppm: self.drift_ppm.max(1_000),
+        })
+    }
+
     /// Whether nothing goes wrong, so that nobody may suspect anybody.
     pub fn is_none(&self) -> bool {
         let kinds = [
@@ -107,7 +135,7 @@ impl Faults {
             self.deaf_or_mute,
             self.pauses,
             self.crashes,
-            self.drift,
+            self.drift_ppm > 0,
             self.bad_rings,
             self.meddling,
             self.rebirth,

@@ -28,6 +28,7 @@ mod checker;
 mod faults;
 mod history;
 mod linearizability;
+mod reads;
 mod run;
 pub mod script;
 mod sent;
@@ -57,11 +58,11 @@ pub use self::linearizability::{Act, Operation, Value, is_linearizable};
 pub use self::run::{Failure, Report, RunConfig, run_seed, run_seed_twice};
 pub use self::script::{ScriptError, run_script, run_script_with};
 pub use self::sometimes::{Mark, Marks};
-pub use self::workload::{Book, Workload};
+pub use self::workload::{Book, Reads, Workload};
 pub use crate::node::{Planted, WaitBug};
 
 use crate::client::{Client, ClientConfig};
-use crate::node::{Node, NodeConfig, Observer, Timeouts, WalkInConfig};
+use crate::node::{LeaseConfig, Node, NodeConfig, Observer, Timeouts, WalkInConfig};
 use crate::state_machine::StateMachine;
 
 /// How a simulated group is made.
@@ -87,6 +88,8 @@ pub struct ClusterConfig {
     pub max_kept_reply_bytes: u64,
     /// The layout of clients that never register, if they are served.
     pub walk_ins: Option<Dialect>,
+    /// Leases, if they are on.
+    pub lease: Option<LeaseConfig>,
     /// What every replica does wrong: for tests of tests.
     pub bug: Option<Planted>,
 }
@@ -105,6 +108,7 @@ impl ClusterConfig {
             max_reply_bytes: 32 * 1024,
             max_kept_reply_bytes: 64 << 20,
             walk_ins: None,
+            lease: None,
             bug: None,
         }
     }
@@ -221,6 +225,7 @@ impl Cluster {
                 addr: self.world.socket_addr(self.node(id), WALK_IN_PORT),
                 dialect,
             }),
+            lease: self.config.lease,
             ..NodeConfig::new(CLUSTER, id, self.addresses.clone())
         };
         let watch = Watch {

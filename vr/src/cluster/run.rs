@@ -197,6 +197,7 @@ impl Run {
                 Dialect::Specpaxos
             }
         });
+        group.lease = faults.lease_config();
         if choices.chance(0.3) {
             group.window = choices.between(1..=16);
         }

@@ -66,7 +66,8 @@ impl Checker {
             Message::Request(_) | Message::Prepare(_) | Message::Commit(_) => Ok(()),
             Message::StartViewChange(_) | Message::GetState(_) | Message::NewState(_) => Ok(()),
             Message::GetCheckpoint(_) | Message::CheckpointChunk(_) => Ok(()),
-            Message::Hello(_) => Ok(()),
+            Message::Hello(_) | Message::Round(_) | Message::RoundOk(_) => Ok(()),
+            Message::Read(_) | Message::ReadReply(_) => Ok(()),
         }
     }
 

@@ -79,6 +79,16 @@ marks! {
     MessageReassembled = "message reassembled",
     /// A message of which a fragment was missing was given up.
     FragmentLost = "fragment lost",
+    /// A read was confirmed by a round that left with a Prepare.
+    ReadRodeOnPrepare = "read confirmed by a round with a Prepare",
+    /// A read was answered under a lease.
+    LeaseRead = "lease read",
+    /// A promise kept a replica in its view that would have left it.
+    PromiseKeptView = "promise blocks a view change",
+    /// A primary lost its view before it could answer a read.
+    ReadRefusedDeposed = "read refused by a deposed primary",
+    /// A local read did not show what had been acknowledged before.
+    LocalReadBehind = "local read behind",
 }
 
 /// How often each has happened.

@@ -203,6 +203,10 @@ impl StateMachine for Watched {
         copy.executed += 1;
         copy.store.apply(operation, reply);
     }
+
+    fn query(&self, query: &[u8], reply: &mut Vec<u8>) {
+        self.0.borrow().store.query(query, reply);
+    }
 }
 
 impl Copies {

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use viewring_protocol::ReadConsistency;
 use viewring_runtime::sim::Random;
 use viewring_runtime::time::sleep;
 
@@ -30,6 +31,21 @@ pub struct Workload {
     pub bursts: f64,
     /// Values are padded to this length; a long one does not fit into one datagram.
     pub value_bytes: usize,
+    /// How it reads.
+    pub reads: Reads,
+    /// Nothing is called, but reads.
+    pub only_reads: bool,
+}
+
+/// How clients read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// A read is an operation like any other.
+    Operations,
+    /// Reads are all of one kind.
+    All(ReadConsistency),
+    /// Each is of another kind, or an operation.
+    Mixed,
 }
 
 impl Workload {
@@ -53,6 +69,8 @@ impl Workload {
             } else {
                 8
             },
+            reads: Reads::Mixed,
+            only_reads: false,
         }
     }
 }
@@ -122,14 +140,19 @@ impl Caller<Client> {
         }
     }
 
-    /// One call, asked again until it is answered.
+    /// One call or read, asked again until it is answered.
     async fn step(&mut self, session: &mut Session) -> Step {
         let Some(registration) = session.registration() else {
             return Step::Lost;
         };
         let client = (session.id(), registration);
         let key = self.random.below(u64::from(self.workload.keys)) as u8;
-        let (act, pending) = self.call(key);
+        let act = self.choose();
+        if let (Act::Read(_), Some(consistency)) = (act, self.consistency()) {
+            self.read(key, consistency).await;
+            return Step::Answered;
+        }
+        let pending = self.book.borrow_mut().history.call(key, act);
         let operation = encode(key, act, self.workload.value_bytes);
         let number = session.number();
         let mut answer = session.call(&operation).await;
@@ -146,6 +169,59 @@ impl Caller<Client> {
             }
             Err(CallError::SessionLost | CallError::SessionEvicted) => Step::Lost,
             Err(error) => panic!("a call failed: {error}"),
+        }
+    }
+
+    /// How fresh a read must be; None: it is an operation.
+    fn consistency(&mut self) -> Option<ReadConsistency> {
+        match self.workload.reads {
+            Reads::Operations => return None,
+            Reads::All(consistency) => return Some(consistency),
+            Reads::Mixed => {}
+        }
+        match self.random.below(8) {
+            0 => None,
+            1 => Some(ReadConsistency::Log),
+            2..5 => Some(ReadConsistency::ReadIndex),
+            5..7 => Some(ReadConsistency::Lease),
+            _ => Some(ReadConsistency::Local),
+        }
+    }
+
+    /// A read, asked again until it is answered.
+    async fn read(&mut self, key: u8, consistency: ReadConsistency) {
+        let query = encode(key, Act::Read(None), self.workload.value_bytes);
+        let is_local = consistency == ReadConsistency::Local;
+        // What is acknowledged by now a linearizable read must see.
+        let acknowledged = self.checker.borrow().acknowledged_op();
+        let history = |book: &Rc<RefCell<Book>>| {
+            let history = &mut book.borrow_mut().history;
+            (!is_local).then(|| history.call(key, Act::Read(None)))
+        };
+        let pending = history(&self.book);
+        let reading = loop {
+            match self.client.query(&query, consistency).await {
+                Ok(reading) => break reading,
+                Err(CallError::NoAnswer) => {}
+                Err(error) => panic!("a read failed: {error}"),
+            }
+        };
+        assert_eq!(reading.stale, is_local, "{consistency:?}");
+        let Some(Outcome::Value(value)) = Outcome::decode(&reading.result) else {
+            panic!("a read was answered with {:?}", reading.result);
+        };
+        let mut checker = self.checker.borrow_mut();
+        checker.read(&[key], value, reading.as_of);
+        match pending {
+            Some(pending) => {
+                checker.is_fresh(reading.as_of, acknowledged, consistency);
+                self.book
+                    .borrow_mut()
+                    .history
+                    .read(pending, value.map(number_of));
+            }
+            None if reading.as_of < acknowledged => checker.marks.hit(Mark::LocalReadBehind),
+            None => {}
         }
     }
 
@@ -191,21 +267,27 @@ impl<C> Caller<C> {
         }
     }
 
-    /// Chooses what to do with `key`, and writes down that it was asked.
-    pub(super) fn call(&mut self, key: u8) -> (Act, Pending) {
-        let mut book = self.book.borrow_mut();
-        let act = match self.random.below(20) {
-            0..8 => Act::Write(Some(book.history.new_value())),
+    /// Chooses what to do.
+    fn choose(&mut self) -> Act {
+        let history = &mut self.book.borrow_mut().history;
+        match self.random.below(20) {
+            _ if self.workload.only_reads => Act::Read(None),
+            0..8 => Act::Write(Some(history.new_value())),
             8..9 => Act::Write(None),
             9..16 => Act::Read(None),
             _ => Act::CompareAndSwap {
                 // Often the value of a moment ago, so that some succeed.
-                expected: Some(book.history.recent_value(&mut self.random)),
-                new: Some(book.history.new_value()),
+                expected: Some(history.recent_value(&mut self.random)),
+                new: Some(history.new_value()),
                 swapped: None,
             },
-        };
-        (act, book.history.call(key, act))
+        }
+    }
+
+    /// Chooses what to do with `key`, and writes down that it was asked.
+    pub(super) fn call(&mut self, key: u8) -> (Act, Pending) {
+        let act = self.choose();
+        (act, self.book.borrow_mut().history.call(key, act))
     }
 
     pub(super) fn told(&self, pending: Pending, act: Act, result: &[u8]) {

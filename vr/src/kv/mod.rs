@@ -1,7 +1,8 @@
 //! The key-value store.
 //!
 //! [`Kv`] is the state machine; give it to a [`Node`](crate::Node). [`KvSession`] is a client of
-//! it. [`Operation`] and [`Outcome`] are what goes between them, as bytes.
+//! it, and [`KvReader`] one that only reads. [`Operation`] and [`Outcome`] are what goes between
+//! them, as bytes.
 //!
 //! ```
 //! use viewring::kv::{Kv, KvSession};
@@ -35,7 +36,7 @@ use std::ops::Bound;
 
 pub use self::operation::Operation;
 pub use self::outcome::Outcome;
-pub use self::session::{KvError, KvSession, Page};
+pub use self::session::{KvError, KvReader, KvSession, Page};
 use crate::state_machine::StateMachine;
 
 /// A key may have so many bytes. The empty key is one like any other.
@@ -86,7 +87,7 @@ impl Kv {
                 self.entries.insert(key.to_vec(), value.to_vec());
                 Outcome::Stored
             }
-            Operation::Get { key } => Outcome::Value(self.value(key)),
+            Operation::Get { .. } | Operation::Scan { .. } => self.look(operation),
             Operation::Delete { key } => Outcome::Deleted(self.entries.remove(key).is_some()),
             Operation::CompareAndSwap { key, expected, new } => {
                 if self.value(key) != expected {
@@ -95,11 +96,22 @@ impl Kv {
                 self.entries.insert(key.to_vec(), new.to_vec());
                 Outcome::Swapped
             }
+        }
+    }
+
+    /// Answers an operation that only looks; to one that would change something the answer is
+    /// [`Outcome::Invalid`].
+    pub fn look(&self, operation: Operation<'_>) -> Outcome<'_> {
+        match operation {
+            Operation::Get { key } => Outcome::Value(self.value(key)),
             Operation::Scan {
                 prefix,
                 after,
                 limit,
             } => self.page(prefix, after, usize::from(limit.get())),
+            Operation::Put { .. } | Operation::Delete { .. } | Operation::CompareAndSwap { .. } => {
+                Outcome::Invalid
+            }
         }
     }
 
@@ -145,6 +157,12 @@ impl StateMachine for Kv {
             Some(operation) => self.execute(operation),
             None => Outcome::Invalid,
         };
+        outcome.encode(reply);
+    }
+
+    fn query(&self, query: &[u8], reply: &mut Vec<u8>) {
+        let operation = Operation::decode(query);
+        let outcome = operation.map_or(Outcome::Invalid, |operation| self.look(operation));
         outcome.encode(reply);
     }
 }

@@ -4,17 +4,28 @@ use std::num::NonZeroU16;
 use std::rc::Rc;
 
 use thiserror::Error;
+use viewring_protocol::ReadConsistency;
 
 use super::{KEY_BYTES_MAX, Operation, Outcome, VALUE_BYTES_MAX};
-use crate::client::{CallError, Session};
+use crate::client::{CallError, Client, Session};
 
 /// A [`Session`] whose group runs [`Kv`](super::Kv): its operations as methods.
 ///
-/// Every method waits for one call: see [`Session::call`] for what it means to drop it.
+/// What changes something waits for one call: see [`Session::call`] for what it means to drop it.
+/// What only looks is a read, linearizable unless [asked otherwise](Self::consistency).
 #[derive(Debug)]
 pub struct KvSession {
     session: Session,
+    reader: KvReader,
     encoded: Vec<u8>,
+}
+
+/// A [`Client`] whose group runs [`Kv`](super::Kv), and that only looks: it needs no session.
+#[derive(Clone, Debug)]
+pub struct KvReader {
+    client: Client,
+    /// How fresh answers must be.
+    pub consistency: ReadConsistency,
 }
 
 /// Why there is no answer.
@@ -47,9 +58,15 @@ impl KvSession {
     /// Speaks with the store through `session`.
     pub fn new(session: Session) -> Self {
         Self {
+            reader: KvReader::new(session.client().clone()),
             session,
             encoded: Vec::new(),
         }
+    }
+
+    /// How fresh the answers to [`get`](Self::get) and [`scan`](Self::scan) are to be from now on.
+    pub fn consistency(&mut self, consistency: ReadConsistency) {
+        self.reader.consistency = consistency;
     }
 
     /// Makes `key` hold `value`.
@@ -66,18 +83,15 @@ impl KvSession {
         }
     }
 
-    /// What `key` holds; `None` if it is missing.
+    /// As [`KvReader::get`].
     ///
     /// # Cancel safety
-    /// Dropping it changes nothing, but the session has to be [settled](Self::settle).
+    /// Dropping it changes nothing.
     ///
     /// # Errors
     /// See [`KvError`].
-    pub async fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        match Outcome::decode(&self.call(Operation::Get { key }).await?) {
-            Some(Outcome::Value(value)) => Ok(value.map(<[u8]>::to_vec)),
-            _ => Err(KvError::NotKv),
-        }
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.reader.get(key).await
     }
 
     /// Removes `key`; returns whether it had been there.
@@ -116,36 +130,20 @@ impl KvSession {
         }
     }
 
-    /// The entries whose keys begin with `prefix` and come after `after`, in order: a page of at
-    /// most `limit`. Another operation may come between two pages.
+    /// As [`KvReader::scan`].
     ///
     /// # Cancel safety
-    /// Dropping it changes nothing, but the session has to be [settled](Self::settle).
+    /// Dropping it changes nothing.
     ///
     /// # Errors
     /// See [`KvError`].
     pub async fn scan(
-        &mut self,
+        &self,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: NonZeroU16,
     ) -> Result<Page, KvError> {
-        let operation = Operation::Scan {
-            prefix,
-            after,
-            limit,
-        };
-        let reply = self.call(operation).await?;
-        let Some(Outcome::Page { entries, more }) = Outcome::decode(&reply) else {
-            return Err(KvError::NotKv);
-        };
-        let owned = entries
-            .into_iter()
-            .map(|(key, value)| (key.to_vec(), value.to_vec()));
-        Ok(Page {
-            entries: owned.collect(),
-            more,
-        })
+        self.reader.scan(prefix, after, limit).await
     }
 
     /// Asks again for the operation whose outcome is unknown, and returns its outcome as bytes, for
@@ -170,6 +168,69 @@ impl KvSession {
         self.encoded.clear();
         operation.encode(&mut self.encoded);
         Ok(self.session.call(&self.encoded).await?)
+    }
+}
+
+impl KvReader {
+    /// Reads through `client`, linearizably.
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            consistency: ReadConsistency::default(),
+        }
+    }
+
+    /// What `key` holds; `None` if it is missing.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    ///
+    /// # Errors
+    /// See [`KvError`].
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        match Outcome::decode(&self.query(Operation::Get { key }).await?) {
+            Some(Outcome::Value(value)) => Ok(value.map(<[u8]>::to_vec)),
+            _ => Err(KvError::NotKv),
+        }
+    }
+
+    /// The entries whose keys begin with `prefix` and come after `after`, in order: a page of at
+    /// most `limit`. Another operation may come between two pages.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    ///
+    /// # Errors
+    /// See [`KvError`].
+    pub async fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: NonZeroU16,
+    ) -> Result<Page, KvError> {
+        let operation = Operation::Scan {
+            prefix,
+            after,
+            limit,
+        };
+        let reply = self.query(operation).await?;
+        let Some(Outcome::Page { entries, more }) = Outcome::decode(&reply) else {
+            return Err(KvError::NotKv);
+        };
+        let owned = entries
+            .into_iter()
+            .map(|(key, value)| (key.to_vec(), value.to_vec()));
+        Ok(Page {
+            entries: owned.collect(),
+            more,
+        })
+    }
+
+    async fn query(&self, operation: Operation<'_>) -> Result<Rc<[u8]>, KvError> {
+        check_lengths(&operation)?;
+        let query = operation.to_bytes();
+        let reading = self.client.query(&query, self.consistency).await?;
+        Ok(reading.result)
     }
 }
 

@@ -39,6 +39,10 @@ pub enum WaitBug {
     OldVotesCount,
     /// Timeouts are the same however far apart replicas are.
     RoundTripsIgnored,
+    /// A primary believes a promise to the last moment, as if all clocks ran alike.
+    LeaseWithoutDrift,
+    /// A primary counts a promise from when it came, as if it had not been under way.
+    LeaseFromReceipt,
 }
 
 impl WaitBug {
@@ -55,6 +59,8 @@ impl WaitBug {
         Self::BackOffForgottenAtOnce,
         Self::OldVotesCount,
         Self::RoundTripsIgnored,
+        Self::LeaseWithoutDrift,
+        Self::LeaseFromReceipt,
     ];
 
     /// What it does, in a few words.
@@ -71,6 +77,8 @@ impl WaitBug {
             Self::BackOffForgottenAtOnce => "the back-off is reset when a view starts",
             Self::OldVotesCount => "votes from before a pause count after it",
             Self::RoundTripsIgnored => "round trips are not measured",
+            Self::LeaseWithoutDrift => "a lease knows no drift",
+            Self::LeaseFromReceipt => "a lease is counted from the answer",
         }
     }
 }

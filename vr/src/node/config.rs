@@ -9,7 +9,7 @@ use viewring_runtime::net::UdpOptions;
 use viewring_transport::specpaxos::{self, Dialect};
 use viewring_transport::{EndpointConfig, HEADER_LEN, Sender};
 
-use super::Timeouts;
+use super::{LeaseConfig, Timeouts};
 
 /// How to start a replica.
 #[derive(Clone, Debug)]
@@ -41,6 +41,11 @@ pub struct NodeConfig {
     pub max_kept_reply_bytes: u64,
     /// A second socket, for clients that speak specpaxos' format. None by default.
     pub walk_ins: Option<WalkInConfig>,
+    /// So many reads may wait to be answered.
+    pub max_reads: usize,
+    /// Leases; None: a [`Lease`](viewring_protocol::ReadConsistency::Lease) read asks the backups,
+    /// as a [`ReadIndex`](viewring_protocol::ReadConsistency::ReadIndex) read does.
+    pub lease: Option<LeaseConfig>,
 }
 
 /// How clients that speak specpaxos' format are served.
@@ -93,6 +98,8 @@ impl NodeConfig {
             max_reply_bytes: 32 * 1024,
             max_kept_reply_bytes: 64 << 20,
             walk_ins: None,
+            max_reads: options.max_reads,
+            lease: None,
         }
     }
 
@@ -116,6 +123,13 @@ impl NodeConfig {
         if self.window == 0 {
             return Err(ConfigError::Value("a window of zero"));
         }
+        if self.max_reads == 0 {
+            return Err(ConfigError::Value("room for no read"));
+        }
+        let upkeep = self.timeouts.upkeep;
+        if let Some(fault) = self.lease.and_then(|lease| lease.fault(upkeep)) {
+            return Err(ConfigError::Value(fault));
+        }
         group
             .with_max_clients(self.max_clients)
             .and_then(|group| {
@@ -133,6 +147,8 @@ impl NodeConfig {
             window: self.window,
             prepare_budget_bytes,
             max_body_bytes: self.max_operation_bytes,
+            max_reads: self.max_reads,
+            lease_us: self.lease.map_or(0, |lease| lease.promise_us()),
             ..Options::default()
         }
     }

@@ -14,6 +14,7 @@ mod addresses;
 mod backup;
 mod bug;
 mod config;
+mod lease;
 mod primary;
 mod recovering;
 mod round_trips;
@@ -30,8 +31,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use viewring_protocol::{
-    Draft, Durable, Effect, Effects, Entry, Incarnation, Kind, Message, Progress, Replica,
-    ReplicaId, Reply, Role, View, wire,
+    Answerable, ClientId, Draft, Durable, Effect, Effects, Entry, Incarnation, Kind, Message,
+    Progress, Read, ReadConsistency, Replica, ReplicaId, Reply, Role, View, wire,
 };
 use viewring_runtime::random;
 use viewring_runtime::time::{Instant, sleep, timeout_at};
@@ -40,6 +41,7 @@ use viewring_transport::{Endpoint, Message as Datum, Sender};
 
 use self::addresses::Addresses;
 use self::bug::FOR_EVER;
+use self::lease::Lease;
 use self::round_trips::{PING_KIND, PONG_KIND, RoundTrips};
 use self::walk_ins::Door;
 use crate::journal::Memory;
@@ -49,6 +51,7 @@ use crate::status::{self, Status};
 pub use self::bug::{Planted, WaitBug};
 pub(crate) use self::config::group_of;
 pub use self::config::{ConfigError, NodeConfig, WalkInConfig};
+pub use self::lease::LeaseConfig;
 pub use self::timeouts::Timeouts;
 
 /// One replica of a group, with its state machine.
@@ -86,6 +89,8 @@ pub struct Node<S> {
     committed_at: Instant,
     /// Primary: everything was committed when the last turn ended.
     is_idle: bool,
+    /// None: leases are off.
+    lease: Option<Lease>,
     observer: Option<Box<dyn Observer>>,
     /// Always none, but in tests of tests.
     bug: Option<WaitBug>,
@@ -108,6 +113,11 @@ pub trait Observer {
     /// An operation was executed, with this result.
     fn applied(&mut self, replica: &Replica, entry: &Entry, result: &[u8]) {
         let _ = (replica, entry, result);
+    }
+
+    /// A read was answered with this.
+    fn answered(&mut self, replica: &Replica, read: &Answerable, result: &[u8]) {
+        let _ = (replica, read, result);
     }
 }
 
@@ -168,6 +178,7 @@ impl<S: StateMachine> Node<S> {
             quorum_heard_at: now,
             committed_at: now,
             is_idle: true,
+            lease: config.lease.map(Lease::new),
             observer: None,
             bug: None,
             drops: status::Drops::default(),
@@ -204,6 +215,9 @@ impl<S: StateMachine> Node<S> {
                 | WaitBug::OldVotesCount
                 | WaitBug::RoundTripsIgnored),
             ) => self.bug = Some(bug),
+            Planted::Wait(bug @ (WaitBug::LeaseWithoutDrift | WaitBug::LeaseFromReceipt)) => {
+                self.lease.iter_mut().for_each(|lease| lease.plant(bug))
+            }
         }
         self.timeouts = self.configured;
     }
@@ -254,25 +268,27 @@ impl<S: StateMachine> Node<S> {
             Err(_elapsed) => None,
         };
         // From here on nothing is awaited.
+        self.release_promise();
         let mut progress = Progress::NONE;
-        match arrival {
-            None => progress |= self.keep_up(),
-            Some(first) => {
-                let walk_in = match first {
-                    Arrival::Message(first) => {
-                        progress |= self.take(first);
-                        None
-                    }
-                    Arrival::WalkIn(first) => Some(first),
-                };
-                for _ in 1..MESSAGES_PER_TURN {
-                    let Some(message) = self.endpoint.try_recv() else {
-                        break;
-                    };
-                    progress |= self.take(message);
+        if let Some(first) = arrival {
+            let walk_in = match first {
+                Arrival::Message(first) => {
+                    progress |= self.take(first);
+                    None
                 }
-                progress |= self.take_walk_ins(walk_in);
+                Arrival::WalkIn(first) => Some(first),
+            };
+            for _ in 1..MESSAGES_PER_TURN {
+                let Some(message) = self.endpoint.try_recv() else {
+                    break;
+                };
+                progress |= self.take(message);
             }
+            progress |= self.take_walk_ins(walk_in);
+        }
+        // Asked of the clock: while messages never cease, no timeout of the wait expires.
+        if Instant::now() >= self.upkeep_at {
+            progress |= self.keep_up();
         }
         progress |= self.finish_turn();
         self.transferred |= progress.contains(Progress::TRANSFERRED);
@@ -315,6 +331,7 @@ impl<S: StateMachine> Node<S> {
 
     /// A timeout has expired: lets the protocol act on it.
     fn act(&mut self, action: impl FnOnce(&mut Replica, &mut Effects) -> Progress) -> Progress {
+        self.release_promise();
         let progress = action(&mut self.core, &mut self.effects);
         progress | self.finish_turn()
     }
@@ -335,6 +352,9 @@ impl<S: StateMachine> Node<S> {
         let stable = matches!(self.core.role(), Role::Primary | Role::Backup) && lasted;
         if stable || self.bug == Some(WaitBug::NoBackOff) {
             self.failures = 0;
+        }
+        if self.core.is_primary() {
+            return self.core.renew_round();
         }
         let may_fetch = matches!(self.core.role(), Role::Backup | Role::CatchingUp);
         let never = self.bug == Some(WaitBug::TransferNotRepeated);
@@ -394,6 +414,11 @@ impl<S: StateMachine> Node<S> {
             }
             return self.core.on_request(request, &mut self.effects);
         }
+        if let Message::Read(read) = message {
+            self.clients.learn(read.client, datum.from);
+            let holds = self.lease_holds(&read);
+            return self.core.on_read(read, holds, &mut self.effects);
+        }
         match self.replica_at(datum.sender, datum.from) {
             Some(from) => self.core.on_message(from, message, &mut self.effects),
             None => self.drop_impostor(),
@@ -418,8 +443,16 @@ impl<S: StateMachine> Node<S> {
         loop {
             self.execute();
             progress |= self.take_kept();
-            progress |= self.core.flush(&mut self.effects);
+            let flushed = self.core.flush(&mut self.effects);
+            if let Some(lease) = &mut self.lease {
+                lease.before_sending(&self.core);
+                if flushed.contains(Progress::PROMISED) {
+                    lease.promised();
+                }
+            }
+            progress |= flushed;
             self.perform();
+            self.answer_reads();
             for durable in std::mem::take(&mut self.durable) {
                 progress |= self.core.on_durable(durable, &mut self.effects);
             }
@@ -442,6 +475,38 @@ impl<S: StateMachine> Node<S> {
                 observer.applied(&self.core, entry, &self.result);
             }
             self.core.applied(&self.result, &mut self.effects);
+        }
+    }
+
+    /// Whether we may answer a read alone. Asked when it comes: from then on whatever we answer
+    /// holds everything that was acknowledged before, even if we stand still for a while now.
+    fn lease_holds(&self, read: &Read) -> bool {
+        read.consistency == ReadConsistency::Lease
+            && self.core.is_primary()
+            && self
+                .lease
+                .as_ref()
+                .is_some_and(|lease| lease.holds(&self.core))
+    }
+
+    /// Forgets a promise that has ended.
+    fn release_promise(&mut self) {
+        if let Some(lease) = &self.lease {
+            lease.release(&mut self.core);
+        }
+    }
+
+    fn answer_reads(&mut self) {
+        while let Some(answer) = self.core.next_read() {
+            self.result.clear();
+            self.state_machine
+                .query(&answer.read.body, &mut self.result);
+            if let Some(observer) = &mut self.observer {
+                observer.answered(&self.core, &answer, &self.result);
+            }
+            self.encoded.clear();
+            wire::encode_read_result(&answer, &self.result, &mut self.encoded);
+            self.send_to_client(answer.read.client, wire::kind::READ_REPLY);
         }
     }
 
@@ -475,6 +540,11 @@ impl<S: StateMachine> Node<S> {
                 }
                 Effect::Checkpoint(draft) => self.ordered = Some(draft),
                 Effect::Restore(restore) => self.core.restore_failed(&restore),
+                Effect::ReadReply(reply) => {
+                    self.encoded.clear();
+                    wire::encode_read_reply(&reply, &mut self.encoded);
+                    self.send_to_client(reply.client, wire::kind::READ_REPLY);
+                }
                 Effect::Persist(order) => {
                     let durable = self.journal.write(order);
                     self.durable.push(durable);
@@ -500,17 +570,21 @@ impl<S: StateMachine> Node<S> {
     }
 
     fn reply(&mut self, reply: &Reply) {
+        self.encoded.clear();
+        wire::encode_reply(reply, &mut self.encoded);
+        self.send_to_client(reply.client, wire::kind::REPLY);
+    }
+
+    fn send_to_client(&mut self, client: ClientId, kind: u8) {
         // A client that was never heard here has registered with another primary, which wrote down
         // where it is. One that was forgotten meanwhile is unknown until it asks again: it does.
-        let registered = || self.core.return_address(reply.client);
-        let heard = self.clients.of(reply.client);
+        let registered = || self.core.return_address(client);
+        let heard = self.clients.of(client);
         let Some(to) = heard.or_else(|| addresses::from_bytes(registered()?)) else {
             return;
         };
-        let mut encoded = std::mem::take(&mut self.encoded);
-        encoded.clear();
-        wire::encode_reply(reply, &mut encoded);
-        self.send_bytes(to, wire::kind::REPLY, &encoded);
+        let encoded = std::mem::take(&mut self.encoded);
+        self.send_bytes(to, kind, &encoded);
         self.encoded = encoded;
     }
 

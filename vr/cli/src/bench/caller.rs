@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use viewring::{CallError, Client, Session, specpaxos};
+use viewring::{CallError, Client, ReadConsistency, Session, specpaxos};
 use viewring_runtime::time::timeout;
 
 use crate::exit::Failure;
@@ -65,6 +65,31 @@ impl Caller {
         if let Self::Session { session, .. } = self {
             // If it cannot be told, the group forgets it some day.
             let _not_told = session.close().await.is_err();
+        }
+    }
+}
+
+impl Caller {
+    /// The answer to a question, as [`call`](Self::call) gives it. Other systems have no reads of
+    /// that kind.
+    ///
+    /// # Errors
+    /// When it makes no sense to go on.
+    pub(super) async fn read(
+        &mut self,
+        query: &[u8],
+        consistency: ReadConsistency,
+        unknown: &Cell<u64>,
+    ) -> Result<Option<Rc<[u8]>>, Failure> {
+        let Self::Session { client, .. } = self else {
+            return self.call(query, unknown).await;
+        };
+        loop {
+            match client.query(query, consistency).await {
+                Ok(reading) => return Ok(Some(reading.result)),
+                Err(CallError::NoAnswer) => unknown.set(unknown.get() + 1),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 }

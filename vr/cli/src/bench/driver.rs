@@ -146,7 +146,14 @@ impl Driver {
                 break;
             };
             self.workload.next(&mut random, &mut operation);
-            let answer = self.caller.call(&operation, &shared.unknown).await?;
+            let answer = if self.workload.is_read(&operation) {
+                let consistency = self.workload.consistency;
+                self.caller
+                    .read(&operation, consistency, &shared.unknown)
+                    .await?
+            } else {
+                self.caller.call(&operation, &shared.unknown).await?
+            };
             if answer.is_some_and(|answer| self.workload.is_answer(&operation, &answer)) {
                 shared.answered(self.index, due.elapsed());
             } else {

@@ -33,6 +33,7 @@ use self::measure::{Asked, Ending, Measured, Run, Until, measure};
 use self::report::Report;
 use self::sweep::Sweep;
 use self::workload::{Op, Popularity, Workload};
+use crate::consistency::Consistency;
 use crate::duration::{parse, parse_positive};
 use crate::exit::{self, Exit, Failure};
 use crate::output;
@@ -89,6 +90,9 @@ pub(crate) struct Args {
     /// Of a mix, how many in a hundred are gets [default: 50]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u64).range(0..=100))]
     reads: Option<u64>,
+    /// How fresh the answers to gets must be.
+    #[arg(long, value_enum, default_value = "read-index")]
+    consistency: Consistency,
     /// How many keys there are.
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -265,11 +269,14 @@ impl Args {
         }
         let keys = (self.keys, self.popularity);
         let reads = self.reads.unwrap_or(50);
-        Workload::new(self.op, reads, keys, self.key_size, self.value_size).map_err(|least| {
+        let workload = Workload::new(self.op, reads, keys, self.key_size, self.value_size);
+        let mut workload = workload.map_err(|least| {
             Failure::usage(format_args!(
                 "keys of {} bytes cannot name {} keys: make --key-size {least}, or --keys less",
                 self.key_size, self.keys
             ))
-        })
+        })?;
+        workload.consistency = self.consistency.into();
+        Ok(workload)
     }
 }

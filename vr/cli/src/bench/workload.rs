@@ -1,6 +1,7 @@
 //! What the clients call: operations, keys, and what would be an answer.
 
 use clap::ValueEnum;
+use viewring::ReadConsistency;
 use viewring::kv::{Operation, Outcome};
 use viewring_runtime::sim::Random;
 
@@ -45,6 +46,8 @@ pub(super) struct Workload {
     keys: Keys,
     key_size: usize,
     value: Vec<u8>,
+    /// How fresh the answers to gets must be.
+    pub(super) consistency: ReadConsistency,
 }
 
 /// Before the number of a key.
@@ -70,6 +73,7 @@ impl Workload {
             keys: Keys::new(keys, popularity),
             key_size,
             value: vec![b'v'; value_size],
+            consistency: ReadConsistency::default(),
         })
     }
 
@@ -116,6 +120,12 @@ impl Workload {
         } else {
             self.put(key, operation);
         }
+    }
+
+    /// Whether it only looks.
+    pub(super) fn is_read(&self, operation: &[u8]) -> bool {
+        let may_be = matches!(self.op, Op::Get | Op::Mix);
+        may_be && matches!(Operation::decode(operation), Some(Operation::Get { .. }))
     }
 
     /// Whether `answer` is one to `operation`. All values are the same.

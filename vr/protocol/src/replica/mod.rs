@@ -5,6 +5,7 @@ mod checkpoint;
 mod fetching;
 mod formation;
 mod normal;
+mod reads;
 mod serving;
 mod state_transfer;
 mod status;
@@ -13,6 +14,7 @@ mod walk_ins;
 
 pub use checkpoint::CheckpointCounts;
 pub use formation::WaitingReason;
+pub use reads::{Answerable, ReadCounters};
 pub use status::{Role, Status};
 
 use crate::bug::Bug;
@@ -31,6 +33,7 @@ use busy::Busy;
 use checkpoint::Checkpoints;
 use fetching::Fetching;
 use formation::Formation;
+use reads::Reads;
 use serving::Serving;
 use state_transfer::{Front, Nonces, Transfer};
 use view_change::Brought;
@@ -38,8 +41,9 @@ use view_change::Brought;
 /// One replica of the group.
 ///
 /// Its doors are [`on_message`](Self::on_message), [`on_request`](Self::on_request),
-/// [`on_durable`](Self::on_durable), [`applied`](Self::applied), [`flush`](Self::flush) and one
-/// method per timeout; the crate's page tells the order.
+/// [`on_read`](Self::on_read), [`on_durable`](Self::on_durable), [`applied`](Self::applied),
+/// [`flush`](Self::flush), [`next_read`](Self::next_read) and one method per timeout; the crate's
+/// page tells the order.
 ///
 /// | timeout | of | meaning |
 /// |---|---|---|
@@ -54,6 +58,7 @@ use view_change::Brought;
 /// | [`expire_votes`](Self::expire_votes) | members | periodic, twice the silence or more |
 /// | [`ease`](Self::ease) | primary | periodic, some ten times a second or more |
 /// | [`announce`](Self::announce) | recovering | periodic |
+/// | [`renew_round`](Self::renew_round) | primary | periodic |
 #[derive(Debug)]
 pub struct Replica {
     id: ReplicaId,
@@ -106,6 +111,8 @@ pub struct Replica {
     fetching: Fetching,
     serving: Serving,
     checkpoints: Checkpoints,
+
+    reads: Reads,
 
     formation: Formation,
 
@@ -161,6 +168,7 @@ impl Replica {
             fetching: Fetching::default(),
             serving: Serving::new(options.transfer_budget_bytes),
             checkpoints: Checkpoints::default(),
+            reads: Reads::new(incarnation, options.lease_us > 0),
             formation: Formation::new(id, &group, incarnation),
             bug: None,
         };
@@ -215,6 +223,8 @@ impl Replica {
             self.ignore(Ignored::NotMember)
         } else if self.is_of_other_group(&message) {
             self.ignore(Ignored::OtherGroup)
+        } else if self.must_stay() && message.leads_to().is_some_and(|view| view > self.view) {
+            self.ignore(Ignored::Promised)
         } else {
             self.on_member_message(from, message, effects)
         };
@@ -239,9 +249,12 @@ impl Replica {
             Message::NewState(new) => self.on_new_state(from, new, effects),
             Message::GetCheckpoint(get) => self.on_get_checkpoint(from, get, effects),
             Message::CheckpointChunk(chunk) => self.on_checkpoint_chunk(from, chunk, effects),
+            Message::Round(round) => self.on_round(from, round, effects),
+            Message::RoundOk(ok) => self.on_round_ok(from, ok),
             Message::Request(_) | Message::Reply(_) | Message::Hello(_) => {
                 self.ignore(Ignored::NotForReplicas)
             }
+            Message::Read(_) | Message::ReadReply(_) => self.ignore(Ignored::NotForReplicas),
         }
     }
 
@@ -251,15 +264,17 @@ impl Replica {
         self.invariants();
         self.trim();
         self.drop_useless();
+        self.flush_refused_reads(effects);
         let ordered = self.flush_persist(effects);
         let progress = match self.role() {
             Role::Primary => {
                 self.flush_start_views(effects);
-                self.flush_prepares(effects)
+                let prepared = self.flush_prepares(effects);
+                prepared | self.flush_round(!prepared.is_empty(), effects)
             }
             // What was just given to the journal is acknowledged once it is durable.
-            Role::Backup if ordered => Progress::NONE,
-            Role::Backup => self.flush_prepare_ok(effects),
+            Role::Backup if ordered => self.flush_round_ok(effects),
+            Role::Backup => self.flush_prepare_ok(effects) | self.flush_round_ok(effects),
             Role::ViewChange | Role::CatchingUp => Progress::NONE,
             Role::Recovering => Progress::NONE,
         };
@@ -368,6 +383,7 @@ impl Replica {
                     self.walk_in_skipped(&entry, effects);
                     None
                 }
+                Kind::Query => None,
             };
             self.finish(&entry, outcome, effects);
         }
@@ -459,6 +475,7 @@ impl Replica {
         self.transfer = None;
         self.brought.clear();
         self.start_view_asked = false;
+        self.reads.begin_view(self.log.op());
     }
 
     /// The index of what is in the log and not executed.
@@ -495,6 +512,7 @@ impl Replica {
             self.acks.of(self.id) <= self.durable,
             "we count our copy once it is durable"
         );
+        self.reads.invariants(self.role() == Role::Primary);
         let own_vote = self.votes.of(self.id);
         assert!(
             own_vote.is_none_or(|view| view > self.view),

@@ -18,6 +18,10 @@ impl Replica {
             // Silent, so that clients look for another primary, too.
             return self.counters.count(Ignored::Abdicating);
         }
+        if request.kind == Kind::Query {
+            // Reads come as reads.
+            return self.counters.count(Ignored::Inconsistent);
+        }
         let answer = match self.table.look(&request, &self.in_flight, self.applied) {
             Seen::Old => return self.counters.count(Ignored::OldRequest),
             Seen::InFlight => return self.counters.count(Ignored::InFlight),
@@ -38,7 +42,9 @@ impl Replica {
     fn refusal(&mut self, request: &Request) -> Option<Outcome> {
         let max_bytes = match request.kind {
             Kind::Register => RETURN_ADDRESS_BYTES_MAX,
-            Kind::Operation | Kind::Close | Kind::WalkIn => self.options.max_body_bytes,
+            Kind::Operation | Kind::Close | Kind::WalkIn | Kind::Query => {
+                self.options.max_body_bytes
+            }
         };
         if request.body.len() > max_bytes {
             return Some(self.refuse(Ignored::TooLarge, Outcome::TooLarge));
@@ -126,15 +132,19 @@ impl Replica {
         if !is_cut_off {
             self.acks.acknowledge(holder, ok.op);
         }
+        self.advance_commit(effects) | self.hear_backup(from)
+    }
+
+    /// A backup is normal in our view, and answers.
+    pub(super) fn hear_backup(&mut self, from: ReplicaId) -> Progress {
         self.heard.insert(from);
-        let mut progress = self.advance_commit(effects);
         if self.heard.len() >= self.group.failures() {
             self.heard = ReplicaSet::EMPTY;
             self.abdicating = false;
             self.votes.withdraw(self.id);
-            progress |= Progress::HEARD_QUORUM;
+            return Progress::HEARD_QUORUM;
         }
-        progress
+        Progress::NONE
     }
 
     /// [`Bug::AckCountedWithoutId`]: the backup that has acknowledged least.
@@ -249,7 +259,7 @@ impl Replica {
 
     /// What a Prepare and a Commit have in common: the primary of `view` is normal and speaks.
     /// None if it must be ignored.
-    fn hear_primary(
+    pub(super) fn hear_primary(
         &mut self,
         from: ReplicaId,
         view: View,

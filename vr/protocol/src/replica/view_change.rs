@@ -61,6 +61,9 @@ impl Replica {
     }
 
     pub(super) fn vote(&mut self, effects: &mut Effects) -> Progress {
+        if self.must_stay() {
+            return self.ignore(Ignored::Promised);
+        }
         let Some(next) = self.view.next() else {
             return self.ignore(Ignored::ViewExhausted);
         };
@@ -95,6 +98,9 @@ impl Replica {
     }
 
     fn leave_if_agreed(&mut self, effects: &mut Effects) -> Progress {
+        if self.must_stay() {
+            return self.ignore(Ignored::Promised);
+        }
         let agreed = if self.has(Bug::JoinOnOneVote) {
             self.votes.highest()
         } else {
@@ -125,7 +131,8 @@ impl Replica {
         }
         self.votes.cast(from, view);
         // Who has voted follows the highest vote, so that votes meet.
-        if self.votes.of(self.id).is_some_and(|own| own < view) {
+        let follows = self.votes.of(self.id).is_some_and(|own| own < view);
+        if follows && !self.must_stay() {
             self.cast(view, effects);
         }
         self.leave_if_agreed(effects)
@@ -165,6 +172,7 @@ impl Replica {
     /// Adopts the number of a higher view. The log stays what it is: that of `log_view`.
     pub(super) fn enter_view(&mut self, view: View) -> Progress {
         assert!(view > self.view, "views only rise");
+        assert!(!self.must_stay(), "a promise is kept");
         if self.has(Bug::LogViewRaisedOnAdopt) {
             self.log_view = self.view;
         }
@@ -179,6 +187,7 @@ impl Replica {
         self.ack_due = false;
         self.abdicating = false;
         self.late = ReplicaSet::EMPTY;
+        self.reads.leave_view(self.applied);
         Progress::ROLE_CHANGED
     }
 
@@ -211,7 +220,7 @@ impl Replica {
             return self.ignore(Ignored::WrongRole);
         }
         effects.broadcast(self.wish(self.view, true));
-        if self.primary() != self.id {
+        if self.primary() != self.id && !self.must_stay() {
             self.emit_do_view_change(effects);
         }
         self.renew_vote(effects);

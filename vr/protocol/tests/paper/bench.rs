@@ -65,6 +65,7 @@ impl Bench {
                 }
                 Effect::Reply(reply) => self.replies.push(reply),
                 Effect::ReplyWalkIn(reply) => self.walked_in.push(reply),
+                Effect::ReadReply(reply) => panic!("nobody reads: {reply:?}"),
                 Effect::Persist(persist) => self.journal.push(persist.written()),
                 Effect::Checkpoint(draft) => self.drafts.push(draft),
                 Effect::Restore(restore) => self.restores.push(restore),
@@ -269,6 +270,8 @@ pub(crate) fn fit(message: Message, from: Checksum, to: Checksum) -> Message {
         Message::NewState(_) | Message::Hello(_) => message,
         Message::GetCheckpoint(_) | Message::CheckpointChunk(_) => message,
         Message::Request(_) | Message::Reply(_) => message,
+        Message::Read(_) | Message::ReadReply(_) => message,
+        Message::Round(_) | Message::RoundOk(_) => message,
     }
 }
 

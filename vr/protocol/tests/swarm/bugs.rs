@@ -30,7 +30,9 @@ const OF_SESSIONS: [Bug; 3] = [
 #[test]
 fn bugs_are_found() {
     let mut missed = Vec::new();
-    for &bug in Bug::ALL.iter().filter(|bug| !OF_SESSIONS.contains(bug)) {
+    // Nobody reads here; the simulated groups of the whole system find those of reads.
+    let elsewhere = |bug: &Bug| OF_SESSIONS.contains(bug) || bug.is_of_reads();
+    for &bug in Bug::ALL.iter().filter(|bug| !elsewhere(bug)) {
         match hunt(bug) {
             Some((seed, how)) => println!("{:<50} {seed:>5}  {how:.80}", bug.name()),
             None => missed.push(bug),

@@ -84,6 +84,8 @@ pub(crate) fn is_of_view_change(message: &Message) -> bool {
         Message::GetCheckpoint(_) | Message::CheckpointChunk(_) => true,
         Message::Prepare(_) | Message::PrepareOk(_) | Message::Commit(_) => false,
         Message::Hello(_) | Message::Request(_) | Message::Reply(_) => false,
+        Message::Read(_) | Message::ReadReply(_) => false,
+        Message::Round(_) | Message::RoundOk(_) => false,
     }
 }
 

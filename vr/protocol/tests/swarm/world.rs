@@ -535,6 +535,7 @@ impl World {
                     let at = self.now + self.chance.below(self.faults.writing + 1);
                     self.nodes[which].restore = Some((at, restore));
                 }
+                Effect::ReadReply(reply) => panic!("nobody reads: {reply:?}"),
                 Effect::Persist(persist) => {
                     let at = self.now + self.chance.below(self.faults.disk + 1);
                     let last = self.nodes[which].journal.back().map_or(0, |(at, _)| *at);
@@ -647,7 +648,7 @@ fn is_greeting(effect: &Effect) -> bool {
         Effect::Broadcast(Message::Hello(_)) => true,
         Effect::Send { message, .. } => matches!(message, Message::Hello(_)),
         Effect::Broadcast(_) | Effect::Persist(_) => false,
-        Effect::Reply(_) | Effect::ReplyWalkIn(_) => false,
+        Effect::Reply(_) | Effect::ReplyWalkIn(_) | Effect::ReadReply(_) => false,
         Effect::Checkpoint(_) | Effect::Restore(_) => false,
     }
 }

@@ -11,6 +11,9 @@
 //! max-clients 2         # how many may be registered; 65,536 if missing
 //! value-bytes 4000      # how long values are; 8 if missing
 //! idle                  # clients call only when told to
+//! reads lease           # all of one kind: log, read-index, lease, local; operations if missing
+//! readers 1             # so many clients more, before the others, that only read; 0 if missing
+//! lease 300ms 200000    # for how long, and how much drift it bears, in ppm; off if missing
 //! at 100ms cut 1 -> 2   # one direction; `<->` for both
 //! at 150ms hold start-view-change 2 -> 1
 //! at 200ms crash primary
@@ -37,6 +40,7 @@
 //! | `heal`, `heal A <-> B` | everything, or this, is well again |
 //! | `isolate X`, `deaf X`, `mute X` | from everybody; hears nothing; is not heard |
 //! | `pause X 300ms`, `slow X 50` | stands still; takes so many times as long |
+//! | `drift X 200000` | its clock is fast by so many ppm; slow, if negative |
 //! | `crash X`, `restart X` | stops for ever; comes back with nothing |
 //! | `begin-again` | all stop, with all that was acknowledged; another group forms |
 //! | `loss 0.2`, `distance 80ms` | of all links |
@@ -54,9 +58,9 @@
 //!
 //! A KIND is that of a message: `request`, `reply`, `prepare`, `prepare-ok`, `commit`,
 //! `start-view-change`, `do-view-change`, `start-view`, `get-state`, `new-state`, `hello`,
-//! `get-checkpoint`, `checkpoint-chunk`, `all`, or `fragment`, a piece of one that does not fit a
-//! datagram. A rule is about datagrams: what is in the same one shares its fate. The first rule
-//! that has something to say about one decides.
+//! `get-checkpoint`, `checkpoint-chunk`, `read`, `read-reply`, `round`, `round-ok`, `all`, or
+//! `fragment`, a piece of one that does not fit a datagram. A rule is about datagrams: what is in
+//! the same one shares its fate. The first rule that has something to say about one decides.
 //!
 //! # What is expected
 //!
@@ -143,6 +147,7 @@ impl Play {
             window: script.window,
             max_clients: script.max_clients,
             walk_ins: (script.walk_ins > 0).then_some(Dialect::Specpaxos),
+            lease: script.lease,
             bug,
             ..ClusterConfig::new(script.replicas)
         };
@@ -156,12 +161,21 @@ impl Play {
             pause: Duration::from_millis(5),
             bursts: 0.0,
             value_bytes: script.value_bytes,
+            reads: script.reads,
+            only_reads: false,
         };
         let random = Random::new(script.seed);
-        let all = 0..script.clients.saturating_add(script.walk_ins);
+        let readers = Workload {
+            only_reads: true,
+            ..workload.clone()
+        };
+        let callers = script.readers.saturating_add(script.clients);
+        let all = 0..callers.saturating_add(script.walk_ins);
         let clients = all.map(|client| {
             let random = random.fork(u64::from(client));
-            if client < script.clients {
+            if client < script.readers {
+                stage.start_caller(&readers, random)
+            } else if client < callers {
                 stage.start_caller(&workload, random)
             } else {
                 stage.start_walk_in(&workload, random)
@@ -227,6 +241,7 @@ impl Play {
             Command::Mute(who) => cluster.world.set_mute(node(who), true),
             Command::Pause(who, duration) => cluster.world.pause(node(who), duration),
             Command::Slow(who, factor) => cluster.world.slow_down(node(who), factor),
+            Command::Drift(who, ppm) => cluster.world.set_drift(node(who), ppm),
             Command::Crash(who) => self.crash(who),
             Command::Restart(who) => cluster.restart(ReplicaId(node(who).index() as u8)),
             Command::BeginAgain => {

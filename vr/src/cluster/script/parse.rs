@@ -4,10 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use viewring_protocol::ReadConsistency;
 use viewring_protocol::wire::kind;
 use viewring_runtime::sim::Verdict;
 
+use super::super::workload::Reads;
 use super::ScriptError;
+use crate::node::LeaseConfig;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Who {
@@ -29,6 +32,7 @@ pub(super) enum Command {
     Mute(Who),
     Pause(Who, Duration),
     Slow(Who, u32),
+    Drift(Who, i32),
     Crash(Who),
     Restart(Who),
     BeginAgain,
@@ -110,6 +114,9 @@ pub(super) struct Script {
     pub(super) max_clients: u32,
     pub(super) value_bytes: usize,
     pub(super) idle: bool,
+    pub(super) readers: u8,
+    pub(super) reads: Reads,
+    pub(super) lease: Option<LeaseConfig>,
     pub(super) steps: Vec<(usize, Duration, Command)>,
 }
 
@@ -124,6 +131,9 @@ impl Script {
             max_clients: 65_536,
             value_bytes: 8,
             idle: false,
+            readers: 0,
+            reads: Reads::Operations,
+            lease: None,
             steps: Vec::new(),
         };
         for (index, line) in text.lines().enumerate() {
@@ -163,6 +173,14 @@ impl Script {
             ["max-clients", clients] => self.max_clients = positive(clients)?,
             ["value-bytes", bytes] => self.value_bytes = parse(bytes)?,
             ["idle"] => self.idle = true,
+            ["readers", count] => self.readers = parse(count)?,
+            ["reads", consistency] => self.reads = Reads::All(parse_consistency(consistency)?),
+            ["lease", duration, ppm] => {
+                self.lease = Some(LeaseConfig {
+                    duration: parse_duration(duration)?,
+                    max_clock_drift_ppm: parse(ppm)?,
+                });
+            }
             _ => return Err(not_understood(words)),
         }
         if ![1, 3, 5, 7].contains(&self.replicas) {
@@ -190,6 +208,7 @@ impl Command {
             ["mute", x] => Self::Mute(who(x)?),
             ["pause", x, time] => Self::Pause(who(x)?, parse_duration(time)?),
             ["slow", x, factor] => Self::Slow(who(x)?, positive(factor)?),
+            ["drift", x, ppm] => Self::Drift(replica(x)?, parse_drift(ppm)?),
             ["crash", x] => Self::Crash(replica(x)?),
             ["restart", x] => Self::Restart(replica(x)?),
             ["begin-again"] => Self::BeginAgain,
@@ -244,6 +263,7 @@ impl Command {
             Self::Heal(Some((one, other))) => vec![*one, *other],
             Self::Isolate(x) | Self::Deaf(x) | Self::Mute(x) | Self::Crash(x) => vec![*x],
             Self::Restart(x) | Self::Pause(x, _) | Self::Slow(x, _) => vec![*x],
+            Self::Drift(x, _) => vec![*x],
             Self::Intercept(rule) => rule.from.into_iter().chain(rule.to).collect(),
             Self::Expect(condition, _) => condition.named().into_iter().collect(),
             Self::Heal(None) | Self::BeginAgain | Self::Loss(_) | Self::Distance(_) => vec![],
@@ -374,6 +394,25 @@ fn parse_compare(text: &str) -> Result<Compare, String> {
     }
 }
 
+fn parse_consistency(text: &str) -> Result<ReadConsistency, String> {
+    match text {
+        "log" => Ok(ReadConsistency::Log),
+        "read-index" => Ok(ReadConsistency::ReadIndex),
+        "lease" => Ok(ReadConsistency::Lease),
+        "local" => Ok(ReadConsistency::Local),
+        _ => Err(format!("not a consistency: {text}")),
+    }
+}
+
+/// A clock may stand still, and not go back.
+fn parse_drift(text: &str) -> Result<i32, String> {
+    let ppm: i32 = parse(text)?;
+    if ppm < -1_000_000 {
+        return Err(format!("a clock does not go back: {text}"));
+    }
+    Ok(ppm)
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(text.find(|c: char| c.is_alphabetic()).unwrap_or(0));
     let number: u64 = number.parse().map_err(|_| format!("not a time: {text}"))?;
@@ -400,6 +439,10 @@ fn parse_kind(text: &str) -> Result<Kinds, String> {
         ("hello", kind::HELLO),
         ("get-checkpoint", kind::GET_CHECKPOINT),
         ("checkpoint-chunk", kind::CHECKPOINT_CHUNK),
+        ("read", kind::READ),
+        ("read-reply", kind::READ_REPLY),
+        ("round", kind::ROUND),
+        ("round-ok", kind::ROUND_OK),
         ("fragment", FRAGMENT),
     ];
     if text == "all" {

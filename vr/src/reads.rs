@@ -1,0 +1,226 @@
+//! Reading: questions to the group that change nothing.
+//!
+//! | | answers with | costs | survives |
+//! |---|---|---|---|
+//! | [`Log`](ReadConsistency::Log) | all that was acknowledged before | what a write costs | |
+//! | [`ReadIndex`](ReadConsistency::ReadIndex) | the same | a round trip to f backups, shared | |
+//! | [`Lease`](ReadConsistency::Lease) | the same | nothing, of the primary | good clocks |
+//! | [`Local`](ReadConsistency::Local) | an earlier state | nothing, of any replica | |
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use viewring_protocol::{
+    ClientId, Read, ReadAnswer, ReadConsistency, ReadReply, Reading as Core, RequestNumber, wire,
+};
+use viewring_runtime::random;
+use viewring_runtime::time::{Instant, sleep, timeout_at};
+
+use crate::client::{CallError, Client, INBOX_MAX, Session, Shared};
+
+/// What a read was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The state machine's answer.
+    pub result: Rc<[u8]>,
+    /// How many operations the state had executed that it was read from, registrations and the like
+    /// included: what one reading holds that another with a lower number does not.
+    pub as_of: u64,
+    /// Whether operations may be missing that had been acknowledged before the read was asked: so
+    /// of every [`Local`](ReadConsistency::Local) read.
+    pub stale: bool,
+}
+
+/// How long a read waits that the primary was too busy to take.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+impl Client {
+    /// Has [`StateMachine::query`](crate::StateMachine::query) answer a question. It needs no
+    /// session, and any number may be under way.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing, anywhere.
+    ///
+    /// # Errors
+    /// [`CallError::NoAnswer`] when the deadline passes; [`CallError::TooLarge`];
+    /// [`CallError::Socket`].
+    pub async fn query(
+        &self,
+        query: &[u8],
+        consistency: ReadConsistency,
+    ) -> Result<Reading, CallError> {
+        let shared = &*self.shared;
+        let waiting = shared.reads.begin();
+        let read = Read {
+            client: shared.reads.id,
+            number: waiting.number,
+            consistency,
+            body: query.into(),
+        };
+        let mut core = Core::new(read, shared.group, shared.view.get());
+        let give_up_at = Instant::now() + shared.config.deadline;
+        let mut retry_at = Instant::now() + shared.config.retry;
+        shared.send_read(&core);
+        loop {
+            let now = Instant::now();
+            if now >= give_up_at {
+                return Err(CallError::NoAnswer);
+            }
+            if now >= retry_at {
+                retry_at = now + shared.config.retry;
+                core.retry();
+                shared.send_read(&core);
+            }
+            let until = retry_at.min(give_up_at);
+            let Ok(reply) = timeout_at(until, waiting.reply(shared)).await else {
+                continue;
+            };
+            let reply = reply?;
+            shared.view.set(shared.view.get().max(reply.view));
+            match core.on_reply(reply) {
+                ReadAnswer::Result { as_of, stale, body } => {
+                    return Ok(Reading {
+                        result: body,
+                        as_of: as_of.0,
+                        stale,
+                    });
+                }
+                ReadAnswer::Redirected(_) => shared.send_read(&core),
+                ReadAnswer::Busy => {
+                    sleep(BUSY_PAUSE.min(give_up_at - Instant::now())).await;
+                    shared.send_read(&core);
+                }
+                ReadAnswer::TooLarge => return Err(CallError::TooLarge),
+                ReadAnswer::Ignored => {}
+            }
+        }
+    }
+}
+
+impl Session {
+    /// As [`Client::query`]. A linearizable read sees every call of this session that was answered;
+    /// a call whose outcome is unknown need not be settled first.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing, anywhere.
+    ///
+    /// # Errors
+    /// As for [`Client::query`].
+    pub async fn query(
+        &self,
+        query: &[u8],
+        consistency: ReadConsistency,
+    ) -> Result<Reading, CallError> {
+        self.client().query(query, consistency).await
+    }
+}
+
+impl Shared {
+    /// Queues a read; the pump flushes.
+    fn send_read(&self, core: &Core) {
+        let mut body = Vec::new();
+        wire::encode_read(core.read(), &mut body);
+        self.send(core.target(), wire::kind::READ, &body);
+        self.wake_pump();
+    }
+}
+
+/// The reads of one client that are under way.
+pub(crate) struct Reads {
+    /// Unique to the client, and registered nowhere.
+    id: ClientId,
+    count: Cell<u64>,
+    waiting: RefCell<BTreeMap<RequestNumber, Slot>>,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// At most a few: the oldest is dropped, which is a stale one.
+    replies: Vec<ReadReply>,
+    waker: Option<Waker>,
+}
+
+impl Reads {
+    pub(crate) fn new() -> Self {
+        Self {
+            id: ClientId(random()),
+            count: Cell::new(0),
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// A read begins, under a number that no other has.
+    fn begin(&self) -> Waiting<'_> {
+        self.count.set(self.count.get() + 1);
+        let number = RequestNumber(self.count.get());
+        self.waiting.borrow_mut().insert(number, Slot::default());
+        Waiting {
+            reads: self,
+            number,
+        }
+    }
+
+    /// A reply has come: of a read that has ended, perhaps.
+    pub(crate) fn deliver(&self, reply: ReadReply) {
+        if reply.client != self.id {
+            return;
+        }
+        let waker = match self.waiting.borrow_mut().get_mut(&reply.number) {
+            Some(slot) => {
+                if slot.replies.len() == INBOX_MAX {
+                    slot.replies.remove(0);
+                }
+                slot.replies.push(reply);
+                slot.waker.take()
+            }
+            None => None,
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// The socket has failed: all who wait look.
+    pub(crate) fn wake_all(&self) {
+        let slots = self.waiting.borrow_mut();
+        let wakers: Vec<Waker> = { slots }
+            .values_mut()
+            .filter_map(|slot| slot.waker.take())
+            .collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A read's place; dropping it gives the place up.
+struct Waiting<'a> {
+    reads: &'a Reads,
+    number: RequestNumber,
+}
+
+impl Waiting<'_> {
+    /// The next reply. Dropping the wait loses none.
+    async fn reply(&self, shared: &Shared) -> Result<ReadReply, CallError> {
+        poll_fn(|cx| {
+            let mut waiting = self.reads.waiting.borrow_mut();
+            let slot = waiting.get_mut(&self.number).expect("it has a place");
+            if !slot.replies.is_empty() {
+                return Poll::Ready(Ok(slot.replies.remove(0)));
+            }
+            if let Some(failed) = shared.failure() {
+                return Poll::Ready(Err(failed));
+            }
+            slot.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let slot = self.reads.waiting.borrow_mut().remove(&self.number);
+        drop(slot); // a waker may run code that comes back here
+    }
+}
