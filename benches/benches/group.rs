@@ -12,7 +12,7 @@
 //! operation is null. *Load*: 64 closed loops with a socket each, as clients of specpaxos and as
 //! ours, and on one socket. *Trip*: one closed loop, against the plain path in the same rounds: the
 //! same four hops between three processes that do nothing else, with datagrams as long (see
-//! `src/four_hops.rs`).
+//! `src/four_hops.rs`); also with all replicas in one process, where they and the client spin.
 //!
 //! Four processes on two cores: whatever else runs here takes from them. CPU times bear that,
 //! requests a second do not; of these look at the most.
@@ -27,13 +27,25 @@ fn main() {
     four_hops::be_asked();
     let busy = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("load of the machine before: {}", busy.trim());
-    let group = Group::start(&program(), Path::new(env!("CARGO_TARGET_TMPDIR")));
+    let program = program();
     if is_wanted("load") {
-        load(&group);
+        load(&start(&program, &PROCESSES));
     }
     if is_wanted("trip") {
-        trip(&group);
+        trip(
+            &start(&program, &PROCESSES),
+            &start(&program, &[&["--all", "--spin", SPIN]]),
+        );
     }
+}
+
+/// A process for each replica.
+const PROCESSES: [&[&str]; 3] = [&["--id", "0"], &["--id", "1"], &["--id", "2"]];
+/// How long those who spin look for work before they sleep.
+const SPIN: &str = "50us";
+
+fn start(program: &Path, processes: &[&[&str]]) -> Group {
+    Group::start(program, Path::new(env!("CARGO_TARGET_TMPDIR")), processes)
 }
 
 fn load(group: &Group) {
@@ -69,10 +81,11 @@ fn load(group: &Group) {
     tables.iter().for_each(Table::print);
 }
 
-fn trip(group: &Group) {
+fn trip(asleep: &Group, spinning: &Group) {
     let hops = FourHops::start();
-    let mut p50 = Table::new("p50, µs", &["viewring, one client", "four hops"]);
-    let mut p99 = Table::new("p99, µs", &["viewring, one client", "four hops"]);
+    let names = ["three processes", "one process, spinning", "four hops"];
+    let mut p50 = Table::new("p50, µs", &names);
+    let mut p99 = Table::new("p99, µs", &names);
     let count = rounds(20_000);
     let requests = count.to_string();
     let args = [
@@ -83,20 +96,21 @@ fn trip(group: &Group) {
         "--requests",
         &requests,
     ];
+    let spin = [&args[..], &["--spin", SPIN]].concat();
     hops.trips(count / 10);
     for _ in 0..rounds(10) {
-        let viewring = group.bench(&args);
+        let groups = [asleep.bench(&args), spinning.bench(&spin)];
         let mut raw = hops.trips(count);
-        p50.add_round(vec![
-            viewring.figure("latency_us.p50"),
-            quantile(&mut raw, 0.5),
-        ]);
-        p99.add_round(vec![
-            viewring.figure("latency_us.p99"),
-            quantile(&mut raw, 0.99),
-        ]);
+        for (table, figure, share) in [
+            (&mut p50, "latency_us.p50", 0.5),
+            (&mut p99, "latency_us.p99", 0.99),
+        ] {
+            let mut row = groups.each_ref().map(|bench| bench.figure(figure)).to_vec();
+            row.push(quantile(&mut raw, share));
+            table.add_round(row);
+        }
     }
-    println!("one request");
+    println!("one client");
     p50.print();
     p99.print();
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Three replicas of a machine that does nothing, each a process. They end when this is dropped.
+/// Three replicas of a machine that does nothing. They end when this is dropped.
 #[derive(Debug)]
 pub struct Group {
     program: PathBuf,
@@ -20,26 +20,29 @@ pub struct Group {
 const FORMATION: Duration = Duration::from_secs(10);
 
 impl Group {
-    /// Starts a group. Its files are in a folder in `tmp`. It serves clients of ours and of
-    /// specpaxos: its file is one that either reads.
+    /// Starts a process for each of `processes`, which are the arguments of `viewring replica`. The
+    /// group's files are in a folder in `tmp`. It serves clients of ours and of specpaxos: its file
+    /// is one that either reads.
     ///
     /// # Panics
     /// When that fails, or when nobody leads in time.
-    pub fn start(program: &Path, tmp: &Path) -> Self {
-        let folder = tmp.join(format!("group-{}", std::process::id()));
+    pub fn start(program: &Path, tmp: &Path, processes: &[&[&str]]) -> Self {
+        let port = free_ports();
+        let folder = tmp.join(format!("group-{port}"));
         fs::create_dir_all(&folder).expect("a folder");
         let mut group = Self {
             program: program.to_owned(),
             folder,
             replicas: Vec::new(),
         };
-        let port = free_ports();
         let replicas = (port..port + 3).map(|port| format!("replica 127.0.0.1:{port}\n"));
         let config = format!("f 1\n{}", replicas.collect::<String>());
         fs::write(group.config(), config).expect("a file");
-        for id in ["0", "1", "2"] {
+        for args in processes {
             let mut replica = group.command("replica");
-            replica.args(["--id", id, "--app", "null", "--wire", "specpaxos"]);
+            replica
+                .args(*args)
+                .args(["--app", "null", "--wire", "specpaxos"]);
             let replica = replica.stderr(Stdio::null()).spawn();
             group.replicas.push(replica.expect("a process"));
         }
