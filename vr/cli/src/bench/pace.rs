@@ -21,8 +21,8 @@ pub(super) enum Pace {
 }
 
 impl Pace {
-    /// Waits for the moment of the next call, and gives it: where latency counts from. `None`: there
-    /// is none, since before it came `stopped` was ready.
+    /// Waits for the moment of the next call, and gives it: where latency counts from. `None`:
+    /// there is none, since before it came `stopped` was ready.
     pub(super) async fn next(&self, stopped: &(impl Future + Unpin + Clone)) -> Option<Instant> {
         let Self::Open(schedule) = self else {
             return Some(Instant::now());
