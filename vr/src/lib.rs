@@ -52,6 +52,7 @@ pub use client::{CallError, Client, ClientConfig, Session};
 pub use node::{
     ConfigError, LeaseConfig, Never, Node, NodeConfig, Observer, Timeouts, WalkInConfig,
 };
+pub use node::{Event, Events, Happening, Missed};
 pub use reads::Reading;
 pub use state_machine::{Null, StateMachine};
 pub use status::{Status, query_status};

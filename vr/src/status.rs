@@ -24,6 +24,8 @@ pub struct Status {
     pub id: u8,
     /// `normal`, `view-change` or `recovering`.
     pub status: String,
+    /// What it does: `primary`, `backup`, `view-change`, `catching-up` or `recovering`.
+    pub role: String,
     /// The view it is in.
     pub view: u64,
     /// The primary of that view.
@@ -32,6 +34,16 @@ pub struct Status {
     pub op: u64,
     /// Its commit-number.
     pub commit: u64,
+    /// How far it has executed.
+    pub executed: u64,
+    /// The last operation that its latest checkpoint covers; 0 if it has none.
+    pub checkpoint: u64,
+    /// How many clients are registered.
+    pub clients: u64,
+    /// How many bytes the results take that are kept for them.
+    pub kept_reply_bytes: u64,
+    /// How many clients it has forgotten to make room for others.
+    pub evictions: u64,
     /// Why it is no member, if it is none.
     pub waiting: Option<String>,
     /// What was dropped or ignored, by reason; only what has occurred.
@@ -67,6 +79,13 @@ impl Status {
             Role::ViewChange | Role::CatchingUp => "view-change",
             Role::Recovering => "recovering",
         };
+        let role = match core.role() {
+            Role::Primary => "primary",
+            Role::Backup => "backup",
+            Role::ViewChange => "view-change",
+            Role::CatchingUp => "catching-up",
+            Role::Recovering => "recovering",
+        };
         let own = [
             ("malformed message", drops.malformed),
             ("impostor", drops.impostor),
@@ -89,10 +108,18 @@ impl Status {
         Self {
             id: core.id().0,
             status: status.to_owned(),
+            role: role.to_owned(),
             view: core.view().0,
             primary: core.primary().0,
             op: core.op().0,
             commit: core.commit().0,
+            executed: core.executed().0,
+            checkpoint: core
+                .checkpoint()
+                .map_or(0, |checkpoint| checkpoint.summary().op.0),
+            clients: core.clients() as u64,
+            kept_reply_bytes: core.kept_reply_bytes() as u64,
+            evictions: core.evictions(),
             waiting: core.waiting_reason().map(|reason| reason.to_string()),
             dropped,
         }
@@ -105,10 +132,16 @@ impl Status {
         };
         line("id", &self.id);
         line("status", &self.status);
+        line("role", &self.role);
         line("view", &self.view);
         line("primary", &self.primary);
         line("op", &self.op);
         line("commit", &self.commit);
+        line("executed", &self.executed);
+        line("checkpoint", &self.checkpoint);
+        line("clients", &self.clients);
+        line("kept-reply-bytes", &self.kept_reply_bytes);
+        line("evictions", &self.evictions);
         if let Some(waiting) = &self.waiting {
             line("waiting", waiting);
         }
@@ -133,6 +166,12 @@ impl Status {
                 "primary" => status.primary = value.parse().ok()?,
                 "op" => status.op = value.parse().ok()?,
                 "commit" => status.commit = value.parse().ok()?,
+                "role" => value.clone_into(&mut status.role),
+                "executed" => status.executed = value.parse().ok()?,
+                "checkpoint" => status.checkpoint = value.parse().ok()?,
+                "clients" => status.clients = value.parse().ok()?,
+                "kept-reply-bytes" => status.kept_reply_bytes = value.parse().ok()?,
+                "evictions" => status.evictions = value.parse().ok()?,
                 "waiting" => status.waiting = Some(value.to_owned()),
                 "dropped" => {
                     let (count, reason) = value.split_once(' ')?;
@@ -237,6 +276,12 @@ mod tests {
             primary: 1,
             op: 10,
             commit: 9,
+            role: "catching-up".into(),
+            executed: 8,
+            checkpoint: 4,
+            clients: 3,
+            kept_reply_bytes: 77,
+            evictions: 5,
             waiting: Some("the group runs without me".into()),
             dropped: vec![("bad checksum".into(), 3)],
         };

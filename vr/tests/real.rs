@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use viewring::Happening;
 use viewring::protocol::ReplicaId;
 use viewring::{CallError, Client, ClientConfig, Node, NodeConfig, StateMachine, query_status};
 use viewring_runtime::time::{sleep, timeout};
@@ -149,6 +150,39 @@ fn without_a_group_the_outcome_is_unknown_and_can_be_settled_later() {
             Err(CallError::Unknown { number: 1 })
         );
         drop(survivor);
+    })
+    .expect("a ring");
+}
+
+#[test]
+fn a_replica_tells_what_happens_to_it() {
+    block_on(async {
+        let replicas = addresses(21_140, 1);
+        let config = NodeConfig::new(7, ReplicaId(0), replicas.clone());
+        let mut node = Node::bind(config, Counter::default())
+            .await
+            .expect("a port");
+        let mut events = node.events();
+        let node = spawn(async move { node.run().await });
+        let client = Client::new(ClientConfig::new(7, replicas)).expect("a socket");
+        let mut session = client.session().await.expect("registered");
+        session.call(b"").await.expect("answered");
+        node.cancel().await.expect("it did not panic");
+        let mut told = Vec::new();
+        while let Some(event) = events.next().await {
+            told.push(event.expect("we are quick enough"));
+        }
+        let what: Vec<Happening> = told.iter().map(|event| event.what).collect();
+        assert_eq!(
+            what,
+            [
+                Happening::Recovered { view: 0 },
+                Happening::Primary { view: 0, id: 0 },
+                Happening::Commit { op: 1 },
+                Happening::Commit { op: 2 },
+            ]
+        );
+        assert!(told.iter().map(|event| event.sequence).eq(0..4));
     })
     .expect("a ring");
 }

@@ -84,14 +84,18 @@ pub(crate) fn counted(count: u32, noun: &str) -> String {
 }
 
 /// Columns as wide as their widest cell. The first row is the head.
-pub(crate) fn align<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+pub(crate) fn align<R: AsRef<[String]>>(rows: &[R]) -> String {
+    let cells = || rows.iter().map(AsRef::as_ref);
+    let width = |column: usize| cells().map(|row| row[column].chars().count()).max();
+    let columns = cells().map(<[String]>::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
     let mut text = String::new();
-    for row in rows {
+    for row in cells() {
         let cells = row
             .iter()
-            .zip(widths)
+            .zip(&widths)
             .map(|(cell, width)| format!("{cell:<width$}"));
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');

@@ -1,12 +1,18 @@
 //! `viewring status`: ask every replica how it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{IsTerminal, stdout};
+use std::iter::once;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use serde::Serialize;
 use viewring::{Status, query_status};
+use viewring_runtime::signal;
+use viewring_runtime::time::sleep;
 
 use crate::duration::parse_positive;
 use crate::exit::{self, Exit, Failure};
@@ -19,8 +25,10 @@ use crate::settings::Settings;
 Examples:
   viewring status --config cluster.toml
   viewring status --config cluster.toml --json
+  viewring status --config cluster.toml --watch      until ctrl-c
 
-Exit code 0: a quorum answers and is normal, in one view. Exit code 3: the group cannot serve.")]
+Exit code 0: a quorum answers and is normal, in one view; or the watch was ended. Exit code 3: the
+group cannot serve.")]
 pub(crate) struct Args {
     /// Describes the group.
     #[arg(long, value_name = "FILE")]
@@ -28,36 +36,69 @@ pub(crate) struct Args {
     /// How long to wait for the replicas.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_positive)]
     timeout: Duration,
-    /// Print JSON.
+    /// Print JSON; with --watch, a line each time.
     #[arg(long)]
     json: bool,
+    /// Go on asking, until ctrl-c.
+    #[arg(long)]
+    watch: bool,
+    /// With --watch: how long to wait before asking again.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_positive)]
+    every: Duration,
 }
 
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let settings = Settings::load(&args.config)?;
-    let answers = exit::block_on(async {
-        query_status(settings.cluster, &settings.replicas, args.timeout)
-            .await
-            .map_err(|error| Failure::setup(format_args!("cannot open a socket: {error}")))
-    })?;
-    let can_serve = normal_in_one_view(&answers) >= settings.quorum();
-    let rows = settings.replicas.iter().zip(answers).enumerate();
-    let report = Report {
-        replicas: rows
-            .map(|(id, (&at, answer))| Row::of(id, at, answer))
-            .collect(),
-    };
-    if args.json {
-        output::json(&report)?;
-    } else {
-        output::write(report.table().as_bytes())?;
+    if args.watch {
+        return exit::block_on(watch(args, &settings));
     }
+    let (report, can_serve) = exit::block_on(ask(args, &settings))?;
+    report.print(args.json, "")?;
     Ok(if can_serve {
         Exit::Success
     } else {
         Exit::Unreachable
     })
 }
+
+/// What the replicas say, and whether enough of them are normal.
+async fn ask(args: &Args, settings: &Settings) -> Result<(Report, bool), Failure> {
+    let answers = query_status(settings.cluster, &settings.replicas, args.timeout)
+        .await
+        .map_err(|error| Failure::setup(format_args!("cannot open a socket: {error}")))?;
+    let can_serve = normal_in_one_view(&answers) >= settings.quorum();
+    let rows = settings.replicas.iter().zip(answers).enumerate();
+    let replicas = rows.map(|(id, (&at, answer))| Row::of(id, at, answer));
+    let replicas = replicas.collect();
+    Ok((Report { replicas }, can_serve))
+}
+
+/// Asks again and again, until a signal comes. A terminal shows the last answers in place; what is
+/// no terminal is given all of them, one after the other.
+async fn watch(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
+    let in_place = !args.json && stdout().is_terminal();
+    let before = if in_place { HOME_AND_CLEAR } else { "" };
+    let mut asked = pin!(signal::shutdown());
+    loop {
+        let round = async {
+            let (report, _) = ask(args, settings).await?;
+            report.print(args.json, before)?;
+            sleep(args.every).await;
+            Ok::<(), Failure>(())
+        };
+        match select(asked.as_mut(), pin!(round)).await {
+            Either::Left((Ok(()), _)) => return Ok(Exit::Success),
+            Either::Left((Err(error), _)) => {
+                let reason = format_args!("cannot wait for signals: {error}");
+                return Err(Failure::setup(reason));
+            }
+            Either::Right((done, _)) => done?,
+        }
+    }
+}
+
+/// What a terminal understands: to the upper left, and nothing below.
+const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
 
 /// The most replicas that are normal in the same view.
 fn normal_in_one_view(answers: &[Option<Status>]) -> usize {
@@ -84,10 +125,16 @@ struct Row {
     address: SocketAddr,
     reachable: bool,
     status: Option<String>,
+    role: Option<String>,
     view: Option<u64>,
     primary: Option<u8>,
     op: Option<u64>,
     commit: Option<u64>,
+    executed: Option<u64>,
+    checkpoint: Option<u64>,
+    clients: Option<u64>,
+    kept_reply_bytes: Option<u64>,
+    evictions: Option<u64>,
     waiting: Option<String>,
     dropped: BTreeMap<String, u64>,
 }
@@ -107,10 +154,16 @@ impl Row {
             address,
             reachable,
             status: answer.as_ref().map(|status| status.status.clone()),
+            role: answer.as_ref().map(|status| status.role.clone()),
             view: answer.as_ref().map(|status| status.view),
             primary: answer.as_ref().map(|status| status.primary),
             op: answer.as_ref().map(|status| status.op),
             commit: answer.as_ref().map(|status| status.commit),
+            executed: answer.as_ref().map(|status| status.executed),
+            checkpoint: answer.as_ref().map(|status| status.checkpoint),
+            clients: answer.as_ref().map(|status| status.clients),
+            kept_reply_bytes: answer.as_ref().map(|status| status.kept_reply_bytes),
+            evictions: answer.as_ref().map(|status| status.evictions),
             waiting,
             dropped,
         }
@@ -118,9 +171,54 @@ impl Row {
 }
 
 impl Report {
+    fn print(&self, json: bool, before: &str) -> Result<(), Failure> {
+        if json {
+            return output::json(self);
+        }
+        output::write(format!("{before}{}{}", self.table(), self.reasons()).as_bytes())
+    }
+
+    /// What was dropped or ignored, and why: a line for each reason, a number for each replica.
+    fn reasons(&self) -> String {
+        let all = self.replicas.iter().flat_map(|row| row.dropped.keys());
+        let all: BTreeSet<&String> = all.collect();
+        if all.is_empty() {
+            return String::new();
+        }
+        let head = self.replicas.iter().map(|row| row.id.to_string());
+        let mut rows = vec![
+            once(String::from("dropped by replica"))
+                .chain(head)
+                .collect(),
+        ];
+        for reason in all {
+            let counts = self
+                .replicas
+                .iter()
+                .map(|row| match row.dropped.get(reason) {
+                    Some(count) => count.to_string(),
+                    None => String::from("-"),
+                });
+            rows.push(once(reason.clone()).chain(counts).collect::<Vec<_>>());
+        }
+        format!("\n{}", output::align(&rows))
+    }
+
     fn table(&self) -> String {
         let head = [
-            "id", "address", "status", "view", "primary", "op", "commit", "dropped", "",
+            "id",
+            "address",
+            "role",
+            "view",
+            "primary",
+            "op",
+            "commit",
+            "executed",
+            "checkpoint",
+            "clients",
+            "evicted",
+            "dropped",
+            "",
         ];
         let mut rows = vec![head.map(String::from)];
         let or_dash = |number: Option<u64>| number.map_or("-".into(), |number| number.to_string());
@@ -128,11 +226,15 @@ impl Report {
             rows.push([
                 row.id.to_string(),
                 row.address.to_string(),
-                row.status.clone().unwrap_or_else(|| "unreachable".into()),
+                row.role.clone().unwrap_or_else(|| "unreachable".into()),
                 or_dash(row.view),
                 or_dash(row.primary.map(u64::from)),
                 or_dash(row.op),
                 or_dash(row.commit),
+                or_dash(row.executed),
+                or_dash(row.checkpoint),
+                or_dash(row.clients),
+                or_dash(row.evictions),
                 or_dash(row.reachable.then(|| row.dropped.values().sum())),
                 row.waiting
                     .as_ref()
@@ -150,6 +252,7 @@ mod tests {
     fn answer(status: &str, view: u64) -> Option<Status> {
         Some(Status {
             status: status.into(),
+            role: "backup".into(),
             view,
             ..Status::default()
         })
@@ -180,9 +283,27 @@ mod tests {
         };
         assert_eq!(
             report.table(),
-            "id  address         status       view  primary  op  commit  dropped\n\
-             0   127.0.0.1:7000  normal       3     0        0   0       0\n\
-             1   127.0.0.1:7000  unreachable  -     -        -   -       -\n"
+            "id  address         role         view  primary  op  commit  executed  checkpoint  \
+             clients  evicted  dropped\n\
+             0   127.0.0.1:7000  backup       3     0        0   0       0         0           \
+             0        0        0\n\
+             1   127.0.0.1:7000  unreachable  -     -        -   -       -         -           \
+             -        -        -\n"
+        );
+        assert_eq!(report.reasons(), "");
+    }
+
+    #[test]
+    fn what_was_dropped_is_shown_by_reason() {
+        let addr = ([127, 0, 0, 1], 7000).into();
+        let mut chatty = answer("normal", 3).expect("an answer");
+        chatty.dropped = vec![("busy".into(), 7), ("old view".into(), 12)];
+        let report = Report {
+            replicas: vec![Row::of(0, addr, Some(chatty)), Row::of(1, addr, None)],
+        };
+        assert_eq!(
+            report.reasons(),
+            "\ndropped by replica  0   1\nbusy                7   -\nold view            12  -\n"
         );
     }
 }

@@ -438,6 +438,11 @@ impl Checker {
         self.replicas[usize::from(id.0)].op
     }
 
+    /// How far a replica has executed, as last seen.
+    pub fn executed(&self, id: ReplicaId) -> OpNumber {
+        self.replicas[usize::from(id.0)].executed
+    }
+
     /// Whether these replicas are normal in one view and have executed everything committed.
     pub fn have_converged(&self, replicas: impl Iterator<Item = ReplicaId>) -> bool {
         let commits = OpNumber(self.commits());

@@ -115,6 +115,11 @@ impl Marks {
         }
     }
 
+    /// How often it has happened.
+    pub fn count(&self, mark: Mark) -> u64 {
+        self.counts[mark as usize]
+    }
+
     /// Each with its count.
     pub fn iter(&self) -> impl Iterator<Item = (Mark, u64)> + '_ {
         Mark::ALL

@@ -14,6 +14,7 @@ mod addresses;
 mod backup;
 mod bug;
 mod config;
+mod events;
 mod lease;
 mod primary;
 mod recovering;
@@ -41,6 +42,7 @@ use viewring_transport::{Endpoint, Message as Datum, Sender};
 
 use self::addresses::Addresses;
 use self::bug::FOR_EVER;
+use self::events::Happenings;
 use self::lease::Lease;
 use self::round_trips::{PING_KIND, PONG_KIND, RoundTrips};
 use self::walk_ins::Door;
@@ -51,6 +53,7 @@ use crate::status::{self, Status};
 pub use self::bug::{Planted, WaitBug};
 pub(crate) use self::config::group_of;
 pub use self::config::{ConfigError, NodeConfig, WalkInConfig};
+pub use self::events::{Event, Events, Happening, Missed};
 pub use self::lease::LeaseConfig;
 pub use self::timeouts::Timeouts;
 
@@ -92,6 +95,7 @@ pub struct Node<S> {
     /// None: leases are off.
     lease: Option<Lease>,
     observer: Option<Box<dyn Observer>>,
+    happenings: Happenings,
     /// Always none, but in tests of tests.
     bug: Option<WaitBug>,
     drops: status::Drops,
@@ -180,6 +184,7 @@ impl<S: StateMachine> Node<S> {
             is_idle: true,
             lease: config.lease.map(Lease::new),
             observer: None,
+            happenings: Happenings::new(),
             bug: None,
             drops: status::Drops::default(),
             effects: Effects::new(),
@@ -188,6 +193,12 @@ impl<S: StateMachine> Node<S> {
             encoded: Vec::new(),
             result: Vec::new(),
         })
+    }
+
+    /// What happens to the replica from now on: views, commits, checkpoints. For as many readers
+    /// as ask.
+    pub fn events(&self) -> Events {
+        self.happenings.reader()
     }
 
     /// Has `observer` watch.
@@ -461,6 +472,7 @@ impl<S: StateMachine> Node<S> {
             }
         }
         self.endpoint.flush();
+        self.happenings.look_at(&self.core);
         if let Some(observer) = &mut self.observer {
             observer.turned(&self.core, &self.endpoint);
         }

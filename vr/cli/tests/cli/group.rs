@@ -56,7 +56,7 @@ fn the_status_is_a_table_or_json() {
     let table = config.run("status", &["--timeout", "300ms"]);
     assert_eq!(table.code, Some(0), "two of three are a quorum: {table:?}");
     let rows: Vec<&str> = table.stdout.lines().collect();
-    assert_eq!(rows.len(), 4, "{table:?}");
+    assert!(rows.len() >= 4, "{table:?}");
     assert!(rows[0].starts_with("id  address"), "{table:?}");
     assert_eq!(
         rows.iter()
@@ -66,10 +66,46 @@ fn the_status_is_a_table_or_json() {
         "{table:?}"
     );
     assert_eq!(
-        rows.iter().filter(|row| row.contains("  normal  ")).count(),
+        rows[1..4]
+            .iter()
+            .filter(|row| row.contains("  primary  ") || row.contains("  backup  "))
+            .count(),
         2,
         "{table:?}"
     );
+}
+
+#[test]
+fn the_status_can_be_watched_until_ctrl_c() {
+    let config = ConfigFile::new();
+    let _replicas = config.group();
+    let watches = [
+        config.start("status", &["--watch", "--json", "--every", "20ms"]),
+        config.start("status", &["--watch", "--every", "20ms"]),
+    ];
+    // Time for a few rounds.
+    for _ in 0..10 {
+        config.run("kv", &["put", "k", "v"]).prints("");
+    }
+    let [json, table] = watches.map(|watch| {
+        watch.signal("-INT");
+        let ended = watch.ended();
+        assert_eq!(
+            (ended.code, ended.stderr.as_str()),
+            (Some(0), ""),
+            "{ended:?}"
+        );
+        ended.stdout
+    });
+    let reports: Vec<Value> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a report a line"))
+        .collect();
+    let commits = |report: &Value| report["replicas"][0]["commit"].as_u64();
+    assert!(reports.len() > 1, "{json}");
+    assert!(commits(&reports[0]) <= commits(&reports[reports.len() - 1]));
+    assert!(table.matches("id  address").count() > 1, "{table}");
+    assert!(!table.contains('\x1b'), "it is no terminal: {table}");
 }
 
 #[test]
