@@ -44,6 +44,9 @@ pub struct Status {
     pub kept_reply_bytes: u64,
     /// How many clients it has forgotten to make room for others.
     pub evictions: u64,
+    /// Reads that it has answered, by how: `log`, `read-index`, `lease` or `local`; and `rounds`,
+    /// that it has begun for them. Only what has occurred.
+    pub reads: Vec<(String, u64)>,
     /// Why it is no member, if it is none.
     pub waiting: Option<String>,
     /// What was dropped or ignored, by reason; only what has occurred.
@@ -105,6 +108,15 @@ impl Status {
             .filter(|&(_, count)| count > 0)
             .map(|(reason, count)| (format!("specpaxos {reason}"), count));
         let dropped = dropped.chain(of_walk_ins).collect();
+        let reads = core.read_counters();
+        let reads = [
+            ("log", reads.log),
+            ("read-index", reads.read_index),
+            ("lease", reads.lease),
+            ("local", reads.local),
+            ("rounds", reads.rounds),
+        ];
+        let reads = reads.into_iter().filter(|&(_, count)| count > 0);
         Self {
             id: core.id().0,
             status: status.to_owned(),
@@ -120,6 +132,7 @@ impl Status {
             clients: core.clients() as u64,
             kept_reply_bytes: core.kept_reply_bytes() as u64,
             evictions: core.evictions(),
+            reads: reads.map(|(how, count)| (how.to_owned(), count)).collect(),
             waiting: core.waiting_reason().map(|reason| reason.to_string()),
             dropped,
         }
@@ -142,6 +155,9 @@ impl Status {
         line("clients", &self.clients);
         line("kept-reply-bytes", &self.kept_reply_bytes);
         line("evictions", &self.evictions);
+        for (how, count) in &self.reads {
+            line("reads", &format_args!("{count} {how}"));
+        }
         if let Some(waiting) = &self.waiting {
             line("waiting", waiting);
         }
@@ -173,6 +189,10 @@ impl Status {
                 "kept-reply-bytes" => status.kept_reply_bytes = value.parse().ok()?,
                 "evictions" => status.evictions = value.parse().ok()?,
                 "waiting" => status.waiting = Some(value.to_owned()),
+                "reads" => {
+                    let (count, how) = value.split_once(' ')?;
+                    status.reads.push((how.to_owned(), count.parse().ok()?));
+                }
                 "dropped" => {
                     let (count, reason) = value.split_once(' ')?;
                     status
@@ -282,6 +302,7 @@ mod tests {
             clients: 3,
             kept_reply_bytes: 77,
             evictions: 5,
+            reads: vec![("read-index".into(), 4)],
             waiting: Some("the group runs without me".into()),
             dropped: vec![("bad checksum".into(), 3)],
         };

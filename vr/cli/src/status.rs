@@ -135,6 +135,8 @@ struct Row {
     clients: Option<u64>,
     kept_reply_bytes: Option<u64>,
     evictions: Option<u64>,
+    /// Reads that it has answered, by how, and rounds that it has begun for them.
+    reads: BTreeMap<String, u64>,
     waiting: Option<String>,
     dropped: BTreeMap<String, u64>,
 }
@@ -143,8 +145,10 @@ impl Row {
     fn of(id: usize, address: SocketAddr, answer: Option<Status>) -> Self {
         let reachable = answer.is_some();
         let (mut waiting, mut dropped) = (None, BTreeMap::new());
+        let mut reads = BTreeMap::new();
         if let Some(status) = &answer {
             waiting.clone_from(&status.waiting);
+            reads.extend(status.reads.iter().cloned());
             for (reason, count) in &status.dropped {
                 *dropped.entry(reason.clone()).or_default() += count;
             }
@@ -164,6 +168,7 @@ impl Row {
             clients: answer.as_ref().map(|status| status.clients),
             kept_reply_bytes: answer.as_ref().map(|status| status.kept_reply_bytes),
             evictions: answer.as_ref().map(|status| status.evictions),
+            reads,
             waiting,
             dropped,
         }

@@ -6,6 +6,7 @@
 )]
 
 mod foreign;
+mod lies;
 mod wire_reads;
 
 use proptest::prelude::*;
@@ -14,7 +15,7 @@ use viewring_protocol::{
     CheckpointChunk, Checksum, ClientId, Commit, Configuration, Digest, DoViewChange, Effect,
     Effects, Entry, GetCheckpoint, GetState, Header, Hello, Incarnation, Kind, Message, NewState,
     Nonce, OpNumber, Options, Outcome, Prepare, PrepareOk, Progress, Replica, ReplicaId, Reply,
-    Request, RequestNumber, Round, StartView, StartViewChange, Summary, Tail, View,
+    Request, RequestNumber, StartView, StartViewChange, Summary, Tail, View,
 };
 
 /// What no timeout of this test waits for.
@@ -382,12 +383,6 @@ prop_compose! {
     }
 }
 
-/// What a replica asked for, last.
-enum Asked {
-    Entries(GetState),
-    Piece(GetCheckpoint),
-}
-
 fn a_message() -> impl Strategy<Value = Message> {
     let four = || (telling(), telling(), telling(), telling());
     prop_oneof![
@@ -507,106 +502,6 @@ fn a_message() -> impl Strategy<Value = Message> {
     ]
 }
 
-/// Makes a lie fit: with the root, the parents and the nonces that the victim will believe.
-fn fit(message: Message, truth: &[Message], victim: &Replica) -> Message {
-    let root = victim.group_checksum().unwrap_or_default();
-    let asked = truth.iter().rev().find_map(|message| match message {
-        Message::GetState(get) => Some(Asked::Entries(*get)),
-        Message::GetCheckpoint(get) => Some(Asked::Piece(*get)),
-        _ => None,
-    });
-    let rebase = |entries: Vec<Entry>, op: OpNumber, parent: Checksum| {
-        let mut parent = parent;
-        let chain = (op.0.saturating_add(1)..).zip(&entries).map(|(op, entry)| {
-            let (client, session) = (entry.client(), entry.session());
-            let (number, kind, body) = (entry.number(), entry.kind(), entry.body().clone());
-            let request = Request {
-                client,
-                session,
-                number,
-                kind,
-                body,
-            };
-            let entry = Entry::new(OpNumber(op), entry.view(), parent, &request);
-            parent = entry.checksum();
-            entry
-        });
-        chain.collect()
-    };
-    let head = victim.entry(victim.op()).map_or(root, Entry::checksum);
-    match message {
-        Message::Prepare(prepare) => {
-            let entries = rebase(prepare.entries, victim.op(), head);
-            Message::Prepare(Prepare {
-                root,
-                entries,
-                ..prepare
-            })
-        }
-        Message::PrepareOk(ok) => Message::PrepareOk(PrepareOk {
-            checksum: head,
-            ..ok
-        }),
-        Message::DoViewChange(brought) => Message::DoViewChange(DoViewChange { root, ..brought }),
-        Message::Commit(commit) => Message::Commit(Commit { root, ..commit }),
-        Message::StartView(start) => Message::StartView(StartView { root, ..start }),
-        Message::StartViewChange(wish) => {
-            Message::StartViewChange(StartViewChange { root, ..wish })
-        }
-        Message::Round(round) => Message::Round(Round { root, ..round }),
-        Message::NewState(new) => match asked {
-            Some(Asked::Entries(get)) => {
-                let entries = rebase(new.entries, get.after, get.checksum);
-                let (view, nonce) = (get.view, get.nonce);
-                Message::NewState(NewState {
-                    view,
-                    nonce,
-                    entries,
-                    ..new
-                })
-            }
-            Some(Asked::Piece(_)) | None => Message::NewState(new),
-        },
-        Message::CheckpointChunk(chunk) => {
-            let foreign = foreign::checkpoint();
-            let summary = foreign.summary();
-            let offered = |view, nonce, offset, bytes: &[u8]| {
-                Message::CheckpointChunk(CheckpointChunk {
-                    view,
-                    nonce,
-                    summary,
-                    offset,
-                    bytes: bytes.into(),
-                })
-            };
-            match asked {
-                Some(Asked::Entries(get)) => offered(get.view, get.nonce, 0, &[]),
-                Some(Asked::Piece(get)) => {
-                    let bytes = foreign.bytes(get.offset, 40);
-                    offered(get.view, get.nonce, get.offset, bytes)
-                }
-                None => Message::CheckpointChunk(chunk),
-            }
-        }
-        other => other,
-    }
-}
-
-fn timeout(replica: &mut Replica, which: u8, effects: &mut Effects) {
-    let progress = match which % 9 {
-        0 => replica.resend_prepares(effects),
-        1 => replica.heartbeat(effects),
-        2 => replica.abdicate(effects),
-        3 => replica.suspect_primary(effects),
-        4 => replica.resend_view_change(effects),
-        5 => replica.give_up_view(effects),
-        6 => replica.resend_get_state(effects),
-        7 => replica.renew_round(),
-        _ => replica.announce(effects),
-    };
-    skip(progress);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -660,14 +555,18 @@ proptest! {
         let mut effects = Effects::new();
         let mut said = Vec::new();
         for (from, message, choice) in script {
-            let message = if choice % 2 == 0 { fit(message, &said, &victim) } else { message };
+            let message = if choice % 2 == 0 {
+                lies::fit(message, &said, &victim)
+            } else {
+                message
+            };
             let progress = match message {
                 Message::Request(request) => victim.on_request(request, &mut effects),
                 Message::Read(read) => victim.on_read(read, choice % 3 == 0, &mut effects),
                 other => victim.on_message(ReplicaId(from), other, &mut effects),
             };
             if choice % 5 == 0 {
-                timeout(&mut victim, choice / 5, &mut effects);
+                lies::timeout(&mut victim, choice / 5, &mut effects);
             }
             let progress = progress | victim.flush(&mut effects);
             skip(progress);

@@ -10,9 +10,9 @@
 //! *That it leads still* a *round* tells: a number that was never used, in any view or life, sent
 //! to the backups after the read came. Once f of them have said, normal in this view, that they
 //! heard it, a quorum of the group had not left the view when the read was asked; so no later view
-//! had begun. Answers are cumulative, as acknowledgements are. One round is under way at a time, and
-//! serves all reads that came before it; with a Prepare, in whose datagram it costs little, the next
-//! one goes at once. Lost rounds are not repeated: a fresh one is begun.
+//! had begun. Answers are cumulative, as acknowledgements are. One round is under way at a time,
+//! and serves all reads that came before it; with a Prepare, in whose datagram it costs little, the
+//! next one goes at once. Lost rounds are not repeated: a fresh one is begun.
 //!
 //! A *lease* is a round whose answers promise something: to take part in no other view for a while.
 //! The core knows no clock. The caller notes when a round begins ([`Replica::round`]), learns what
