@@ -102,9 +102,7 @@ fn golden_bytes_of_a_walk_ins_entry() {
         + "04"
         + "02000000"
         + "abcd";
-    let bytes = bytes_of(&message);
-    assert_eq!(hex(&bytes), golden);
-    assert_eq!(wire::decode(message.kind(), &bytes), Ok(message));
+    check_golden(3, message, &golden);
 }
 
 #[test]
