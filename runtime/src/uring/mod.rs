@@ -90,6 +90,8 @@ pub struct Uring {
     reaped: Vec<cqueue::Entry>,
     /// What was reaped outside a turn; the next one tells of it.
     early: Vec<Completion>,
+    /// Random numbers that nobody was given yet.
+    drawn: Vec<u64>,
     counters: Counters,
 }
 
@@ -104,6 +106,8 @@ struct Counters {
     unknown: u64,
 }
 
+/// How many random numbers one system call draws: 256 bytes, all that is sure to come at once.
+const DRAWN_AT_ONCE: usize = 32;
 /// How long a dropped ring waits for its operations.
 const DRAIN_BOUND: Duration = Duration::from_secs(1);
 /// How often a bind that finds its address in use looks whether a closing socket held it.
@@ -141,6 +145,7 @@ impl Uring {
             messages: Slab::new(),
             reaped: Vec::new(),
             early: Vec::new(),
+            drawn: Vec::with_capacity(DRAWN_AT_ONCE),
             counters: Counters::default(),
         })
     }
@@ -374,11 +379,20 @@ impl Reactor for Uring {
     }
 
     fn random(&mut self) -> u64 {
-        let mut bytes = [0u8; 8];
-        // SAFETY: getrandom(2) writes at most that many bytes to `bytes`.
-        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-        assert_eq!(got, 8, "getrandom(2) gives up to 256 bytes without fail");
-        u64::from_ne_bytes(bytes)
+        if let Some(drawn) = self.drawn.pop() {
+            return drawn;
+        }
+        // A system call for each would be dear: a client draws one for every call.
+        let mut words = [0u64; DRAWN_AT_ONCE];
+        let len = size_of_val(&words);
+        // SAFETY: getrandom(2) writes at most that many bytes to `words`, of which all values are
+        // sound.
+        let got = unsafe { libc::getrandom(words.as_mut_ptr().cast(), len, 0) };
+        let whole = usize::try_from(got) == Ok(len);
+        assert!(whole, "getrandom(2) gives up to 256 bytes without fail");
+        let [first, rest @ ..] = words;
+        self.drawn.extend_from_slice(&rest);
+        first
     }
 
     fn datagram_overhead(&self) -> usize {
