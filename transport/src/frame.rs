@@ -43,6 +43,7 @@ impl Header {
         let checksum = crc32c::crc32c(&bytes[4..]);
         let checksum = parts
             .iter()
+            .filter(|part| !part.is_empty())
             .fold(checksum, |sum, part| crc32c::crc32c_append(sum, part));
         bytes[..4].copy_from_slice(&checksum.to_le_bytes());
         bytes

@@ -179,7 +179,7 @@ impl Outbox {
             return false;
         };
         let building = &mut self.building[at];
-        for part in frame {
+        for part in frame.into_iter().filter(|part| !part.is_empty()) {
             building.buf.put_slice(part);
         }
         building.frames += 1;

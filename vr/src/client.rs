@@ -25,7 +25,7 @@ use viewring_protocol::{
 use viewring_runtime::net::UdpOptions;
 use viewring_runtime::time::{Instant, timeout_at};
 use viewring_runtime::{JoinHandle, random, spawn};
-use viewring_transport::{Endpoint, EndpointConfig, Sender};
+use viewring_transport::{Endpoint, EndpointConfig, Message as Datum, Sender};
 
 use crate::node::{ConfigError, group_of};
 use crate::reads::Reads;
@@ -135,6 +135,8 @@ pub(crate) struct Shared {
     /// Where replies go: to a client, whichever life of it.
     inboxes: RefCell<BTreeMap<(ClientId, u64), Rc<Inbox>>>,
     pump: RefCell<Option<Waker>>,
+    /// Kept between sends for its capacity.
+    encoded: RefCell<Vec<u8>>,
     failed: RefCell<Option<String>>,
     replies_dropped: Cell<u64>,
 }
@@ -148,6 +150,8 @@ struct Inbox {
 
 /// More replies than this are stale ones, and the oldest is dropped.
 pub(crate) const INBOX_MAX: usize = 8;
+/// At most so many messages are handed on before sessions get to run.
+const MESSAGES_PER_TURN: usize = 256;
 
 impl Client {
     /// Opens a socket towards the group. Talks to nobody yet.
@@ -181,6 +185,7 @@ impl Client {
             reads: Reads::new(),
             inboxes: RefCell::default(),
             pump: RefCell::default(),
+            encoded: RefCell::default(),
             failed: RefCell::default(),
             replies_dropped: Cell::new(0),
         });
@@ -471,9 +476,11 @@ impl Shared {
             }
             Target::All => Target::All,
         };
-        let mut body = Vec::new();
+        let mut body = self.encoded.borrow_mut();
+        body.clear();
         wire::encode_request(request, &mut body);
         self.send(target, wire::kind::REQUEST, &body);
+        drop(body);
         self.wake_pump();
     }
 
@@ -500,6 +507,18 @@ impl Shared {
             .endpoint
             .send_to_many(to.iter().copied(), kind, body)
             .is_err();
+    }
+
+    /// Hands on what a replica says: only replicas answer.
+    fn take(&self, message: &Datum) {
+        if !self.config.replicas.contains(&message.from) {
+            return;
+        }
+        match wire::decode(message.kind, &message.body) {
+            Ok(Message::Reply(reply)) => self.deliver(reply),
+            Ok(Message::ReadReply(reply)) => self.reads.deliver(reply),
+            Ok(_) | Err(_) => {}
+        }
     }
 
     fn deliver(&self, reply: Reply) {
@@ -567,13 +586,12 @@ async fn pump(shared: Rc<Shared>) {
             Ok(message) => message,
             Err(error) => return shared.fail(&error),
         };
-        if !shared.config.replicas.contains(&message.from) {
-            continue; // only replicas answer
-        }
-        match wire::decode(message.kind, &message.body) {
-            Ok(Message::Reply(reply)) => shared.deliver(reply),
-            Ok(Message::ReadReply(reply)) => shared.reads.deliver(reply),
-            Ok(_) | Err(_) => {}
+        shared.take(&message);
+        for _ in 1..MESSAGES_PER_TURN {
+            let Some(message) = shared.endpoint.try_recv() else {
+                break;
+            };
+            shared.take(&message);
         }
     }
 }

@@ -291,7 +291,9 @@ impl Log {
     /// The entries after `after`, as long as they fit into `budget` bytes up to `last`; at
     /// least one if there is one.
     pub(crate) fn page(&self, after: OpNumber, last: OpNumber, budget: usize) -> Vec<Entry> {
-        let mut page = Vec::new();
+        let wanted = usize::try_from(last.0.saturating_sub(after.0)).unwrap_or(usize::MAX);
+        let fitting = budget / crate::wire::ENTRY_MIN_BYTES + 1;
+        let mut page = Vec::with_capacity(wanted.min(fitting).min(self.entries.len()));
         let mut bytes = 0_usize;
         let mut op = after;
         while op < last

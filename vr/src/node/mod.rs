@@ -464,7 +464,7 @@ impl<S: StateMachine> Node<S> {
             progress |= flushed;
             self.perform();
             self.answer_reads();
-            for durable in std::mem::take(&mut self.durable) {
+            for durable in self.durable.drain(..) {
                 progress |= self.core.on_durable(durable, &mut self.effects);
             }
             if self.effects.is_empty() && self.core.next_to_apply().is_none() {
