@@ -92,6 +92,16 @@ replicas = [
 # max_reply_bytes = {max_reply_bytes}
 # Bytes of results kept for clients that ask again; beyond that, clients are forgotten.
 # max_kept_reply_bytes = {max_kept_reply_bytes}
+# Reads that may wait to be answered.
+# max_reads = {max_reads}
+
+# Leases, with which a primary answers reads alone. Off unless there is this line; all replicas must
+# have the same, and to make them shorter, stop all replicas for as long as they are now.
+# [lease]
+# For so long backups promise to elect nobody else.
+# duration = \"200ms\"
+# The most that any clock may be fast or slow; if one is worse, a read may be stale.
+# max_clock_drift_ppm = 1000
 
 [runtime]
 # Before a replica sleeps it looks for work for so long, without a system call. It answers sooner,
@@ -104,6 +114,7 @@ replicas = [
         max_clients = node.max_clients,
         max_reply_bytes = node.max_reply_bytes,
         max_kept_reply_bytes = node.max_kept_reply_bytes,
+        max_reads = node.max_reads,
     )
 }
 
@@ -162,6 +173,8 @@ fn times(defaults: &Timeouts) -> String {
 mod tests {
     use std::path::Path;
 
+    use viewring::LeaseConfig;
+
     use super::*;
     use crate::settings::Settings;
 
@@ -176,16 +189,17 @@ mod tests {
         let said: String = text
             .lines()
             .map(|line| {
-                let said = line.strip_prefix("# ").filter(|said| said.contains(" = "));
+                let is_said = |said: &&str| said.contains(" = ") || said.starts_with('[');
+                let said = line.strip_prefix("# ").filter(is_said);
                 format!("{}\n", said.unwrap_or(line))
             })
             .collect();
-        for text in [text, said] {
+        for (text, lease) in [(text, None), (said, Some(LeaseConfig::default()))] {
             let settings = Settings::parse(Path::new("c.toml"), &text).expect("it can be read");
             assert_eq!(settings.replicas[4], ([10, 0, 0, 1], 7004).into());
             let node = settings.node(4).expect("there are five");
             assert_eq!(node.timeouts, Timeouts::default());
-            assert_eq!(node.cluster, 42);
+            assert_eq!((node.cluster, node.lease), (42, lease));
         }
     }
 

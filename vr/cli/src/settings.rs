@@ -343,13 +343,18 @@ mod tests {
     #[test]
     fn what_the_file_says_is_so() {
         let more = "[timeouts]\nheartbeat = '20ms'\nsilence = '1.5s'\n[limits]\nwindow = 9\n\
-                    max_clients = 4\n";
+                    max_clients = 4\n[lease]\nduration = '300ms'\n";
         let settings = parse(&format!("{THREE}{more}")).expect("it is right");
         let node = settings.node(0).expect("there is a replica 0");
         assert_eq!(node.timeouts.heartbeat, Duration::from_millis(20));
         assert_eq!(node.timeouts.silence, Duration::from_millis(1500));
         assert_eq!(node.timeouts.prepare, Timeouts::default().prepare);
         assert_eq!((node.window, node.max_clients), (9, 4));
+        let lease = LeaseConfig {
+            duration: Duration::from_millis(300),
+            ..LeaseConfig::default()
+        };
+        assert_eq!(node.lease, Some(lease));
     }
 
     #[test]
