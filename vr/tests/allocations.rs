@@ -2,9 +2,9 @@
 //! on real sockets and a real ring, one call after the other.
 //!
 //! The transport and the runtime allocate nothing (`transport/tests/allocations.rs`). What is left
-//! is the operation's bytes in each log, which stay until the log is cut; the request and the result
-//! at the client; the result that each client table keeps in the place of the last one; and the
-//! entries of the Prepare that is written and of those that are read.
+//! is the operation's bytes in each log, which stay until the log is cut; the request and the
+//! result at the client; the result that each client table keeps in the place of the last one; and
+//! the entries of the Prepare that is written and of those that are read.
 
 use std::net::SocketAddr;
 
