@@ -50,11 +50,12 @@ pub mod kv;
 
 pub use client::{CallError, Client, ClientConfig, Session};
 pub use node::{
-    ConfigError, LeaseConfig, Never, Node, NodeConfig, Observer, Timeouts, WalkInConfig,
+    Checkpoints, ConfigError, LeaseConfig, Never, Node, NodeConfig, Observer, Timeouts,
+    WalkInConfig,
 };
 pub use node::{Event, Events, Happening, Missed};
 pub use reads::Reading;
-pub use state_machine::{Null, StateMachine};
+pub use state_machine::{Null, Piece, RestoreError, StateMachine};
 pub use status::{Status, query_status};
 /// The decisions underneath.
 pub use viewring_protocol as protocol;

@@ -47,6 +47,10 @@ pub struct Status {
     /// Reads that it has answered, by how: `log`, `read-index`, `lease` or `local`; and `rounds`,
     /// that it has begun for them. Only what has occurred.
     pub reads: Vec<(String, u64)>,
+    /// How many entries its log holds.
+    pub log: u64,
+    /// How often it has caught up by a checkpoint.
+    pub restored: u64,
     /// Why it is no member, if it is none.
     pub waiting: Option<String>,
     /// What was dropped or ignored, by reason; only what has occurred.
@@ -133,6 +137,8 @@ impl Status {
             kept_reply_bytes: core.kept_reply_bytes() as u64,
             evictions: core.evictions(),
             reads: reads.map(|(how, count)| (how.to_owned(), count)).collect(),
+            log: core.op().distance_from(core.base()),
+            restored: core.checkpoint_counts().restored,
             waiting: core.waiting_reason().map(|reason| reason.to_string()),
             dropped,
         }
@@ -158,6 +164,8 @@ impl Status {
         for (how, count) in &self.reads {
             line("reads", &format_args!("{count} {how}"));
         }
+        line("log", &self.log);
+        line("restored", &self.restored);
         if let Some(waiting) = &self.waiting {
             line("waiting", waiting);
         }
@@ -188,6 +196,8 @@ impl Status {
                 "clients" => status.clients = value.parse().ok()?,
                 "kept-reply-bytes" => status.kept_reply_bytes = value.parse().ok()?,
                 "evictions" => status.evictions = value.parse().ok()?,
+                "log" => status.log = value.parse().ok()?,
+                "restored" => status.restored = value.parse().ok()?,
                 "waiting" => status.waiting = Some(value.to_owned()),
                 "reads" => {
                     let (count, how) = value.split_once(' ')?;
@@ -303,6 +313,8 @@ mod tests {
             kept_reply_bytes: 77,
             evictions: 5,
             reads: vec![("read-index".into(), 4)],
+            log: 3,
+            restored: 1,
             waiting: Some("the group runs without me".into()),
             dropped: vec![("bad checksum".into(), 3)],
         };

@@ -68,7 +68,8 @@ fn every_planted_bug_is_caught() {
     let finds = std::env::var("MUTATIONS").is_ok_and(|what| what == "find");
     let (mut table, mut missed) = (String::new(), Vec::new());
     let chosen = std::env::var("BUG").unwrap_or_default();
-    for bug in Planted::all().filter(|bug| bug.name().contains(&chosen)) {
+    let here = |bug: &Planted| bug.name().contains(&chosen) && !ELSEWHERE.contains(bug);
+    for bug in Planted::all().filter(here) {
         let known = KNOWN.iter().find(|(known, _)| *known == bug);
         let by_seed = match known {
             _ if finds => hunt(bug, 0, SEEDS_MAX),
@@ -93,6 +94,10 @@ fn every_planted_bug_is_caught() {
     println!("{table}");
     assert!(missed.is_empty(), "not caught: {missed:?}");
 }
+
+/// What no simulated world shows: a frame's checksum finds what its network garbles. The
+/// protocol's swarm garbles pieces of checkpoints behind that.
+const ELSEWHERE: &[Planted] = &[Planted::Decision(Bug::DigestIgnored)];
 
 /// So many seeds are tried behind one that is known.
 const NEAR: u64 = 60;

@@ -107,6 +107,19 @@ replicas = [
 # Before a replica sleeps it looks for work for so long, without a system call. It answers sooner,
 # and keeps its core from everybody else: only for replicas that have a core of their own.
 # spin = \"50us\"
+
+# When the log is replaced by a checkpoint of the state. The same at all replicas.
+[checkpoints]
+# After so many operations; 0: never, and the log grows.
+# interval = {interval}
+# And when they take so many bytes of memory, and as many as the last checkpoint has.
+# interval_bytes = {interval_bytes}
+# Operations behind a checkpoint that are kept for a replica that is a little late.
+# keep = {keep}
+# Bytes of a checkpoint that are written, sent and read in one go.
+# page_bytes = {page_bytes}
+# Bytes that a replica sends to those who are late, in one upkeep.
+# transfer_bytes = {transfer_bytes}
 ",
         datagram_bytes = node.datagram_bytes,
         window = node.window,
@@ -115,6 +128,11 @@ replicas = [
         max_reply_bytes = node.max_reply_bytes,
         max_kept_reply_bytes = node.max_kept_reply_bytes,
         max_reads = node.max_reads,
+        interval = node.checkpoints.interval,
+        interval_bytes = node.checkpoints.interval_bytes,
+        keep = node.checkpoints.keep,
+        page_bytes = node.checkpoints.page_bytes,
+        transfer_bytes = node.checkpoints.transfer_bytes,
     )
 }
 
@@ -176,6 +194,8 @@ mod tests {
     use viewring::LeaseConfig;
 
     use super::*;
+    use viewring::Checkpoints;
+
     use crate::settings::Settings;
 
     #[test]
@@ -200,6 +220,7 @@ mod tests {
             let node = settings.node(4).expect("there are five");
             assert_eq!(node.timeouts, Timeouts::default());
             assert_eq!((node.cluster, node.lease), (42, lease));
+            assert_eq!(node.checkpoints, Checkpoints::default());
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 use viewring::protocol::{Configuration, ReplicaId};
-use viewring::{ClientConfig, LeaseConfig, NodeConfig, Timeouts};
+use viewring::{Checkpoints, ClientConfig, LeaseConfig, NodeConfig, Timeouts};
 use viewring_runtime::Config;
 
 use crate::duration;
@@ -29,6 +29,7 @@ pub(crate) struct Settings {
     limits: FileLimits,
     runtime: FileRuntime,
     lease: Option<FileLease>,
+    checkpoints: FileCheckpoints,
 }
 
 /// The file, word by word.
@@ -44,6 +45,8 @@ struct File {
     #[serde(default)]
     runtime: FileRuntime,
     lease: Option<FileLease>,
+    #[serde(default)]
+    checkpoints: FileCheckpoints,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -83,6 +86,16 @@ struct FileLease {
 #[serde(deny_unknown_fields)]
 struct FileRuntime {
     spin: Option<Time>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileCheckpoints {
+    interval: Option<u64>,
+    interval_bytes: Option<u64>,
+    keep: Option<u64>,
+    page_bytes: Option<usize>,
+    transfer_bytes: Option<usize>,
 }
 
 /// A duration longer than zero.
@@ -131,6 +144,7 @@ impl Settings {
             limits,
             runtime,
             lease,
+            checkpoints,
         } = file;
         let list_line = at(listed.span());
         let mut replicas: Vec<SocketAddr> = Vec::new();
@@ -155,6 +169,7 @@ impl Settings {
             limits,
             runtime,
             lease,
+            checkpoints,
         })
     }
 
@@ -171,6 +186,7 @@ impl Settings {
             limits: FileLimits::default(),
             runtime: FileRuntime::default(),
             lease: None,
+            checkpoints: FileCheckpoints::default(),
         })
     }
 
@@ -204,6 +220,7 @@ impl Settings {
         let limits = &self.limits;
         Ok(NodeConfig {
             timeouts: self.timeouts(default.timeouts),
+            checkpoints: self.checkpoints(default.checkpoints),
             datagram_bytes: limits.datagram_bytes.unwrap_or(default.datagram_bytes),
             window: limits.window.unwrap_or(default.window),
             max_operation_bytes: limits
@@ -270,6 +287,17 @@ impl Settings {
             .map(SocketAddr::to_string)
             .collect::<Vec<_>>()
             .join(", ")
+    }
+
+    fn checkpoints(&self, default: Checkpoints) -> Checkpoints {
+        let file = &self.checkpoints;
+        Checkpoints {
+            interval: file.interval.unwrap_or(default.interval),
+            interval_bytes: file.interval_bytes.unwrap_or(default.interval_bytes),
+            keep: file.keep.unwrap_or(default.keep),
+            page_bytes: file.page_bytes.unwrap_or(default.page_bytes),
+            transfer_bytes: file.transfer_bytes.unwrap_or(default.transfer_bytes),
+        }
     }
 
     fn timeouts(&self, default: Timeouts) -> Timeouts {

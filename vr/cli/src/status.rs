@@ -137,6 +137,8 @@ struct Row {
     evictions: Option<u64>,
     /// Reads that it has answered, by how, and rounds that it has begun for them.
     reads: BTreeMap<String, u64>,
+    log: Option<u64>,
+    restored: Option<u64>,
     waiting: Option<String>,
     dropped: BTreeMap<String, u64>,
 }
@@ -169,6 +171,8 @@ impl Row {
             kept_reply_bytes: answer.as_ref().map(|status| status.kept_reply_bytes),
             evictions: answer.as_ref().map(|status| status.evictions),
             reads,
+            log: answer.as_ref().map(|status| status.log),
+            restored: answer.as_ref().map(|status| status.restored),
             waiting,
             dropped,
         }
@@ -220,6 +224,7 @@ impl Report {
             "commit",
             "executed",
             "checkpoint",
+            "log",
             "clients",
             "evicted",
             "dropped",
@@ -238,6 +243,7 @@ impl Report {
                 or_dash(row.commit),
                 or_dash(row.executed),
                 or_dash(row.checkpoint),
+                or_dash(row.log),
                 or_dash(row.clients),
                 or_dash(row.evictions),
                 or_dash(row.reachable.then(|| row.dropped.values().sum())),
@@ -289,11 +295,11 @@ mod tests {
         assert_eq!(
             report.table(),
             "id  address         role         view  primary  op  commit  executed  checkpoint  \
-             clients  evicted  dropped\n\
+             log  clients  evicted  dropped\n\
              0   127.0.0.1:7000  backup       3     0        0   0       0         0           \
-             0        0        0\n\
+             0    0        0        0\n\
              1   127.0.0.1:7000  unreachable  -     -        -   -       -         -           \
-             -        -        -\n"
+             -    -        -        -\n"
         );
         assert_eq!(report.reasons(), "");
     }

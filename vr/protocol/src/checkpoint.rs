@@ -251,6 +251,8 @@ impl fmt::Debug for Draft {
 /// A checkpoint of which a part is here.
 pub(crate) struct Incoming {
     summary: Summary,
+    /// Who gave the last piece.
+    giver: Option<ReplicaId>,
     hasher: Box<Xxh3>,
     bytes: Pieces,
 }
@@ -263,9 +265,15 @@ impl Incoming {
     pub(crate) fn new(summary: Summary) -> Self {
         Self {
             summary,
+            giver: None,
             hasher: hasher(summary.op, summary.header),
             bytes: Pieces::default(),
         }
+    }
+
+    /// A piece is of this replica; whether the one before it was of another.
+    pub(crate) fn is_of_another(&mut self, giver: ReplicaId) -> bool {
+        self.giver.replace(giver).is_some_and(|last| last != giver)
     }
 
     pub(crate) fn summary(&self) -> Summary {

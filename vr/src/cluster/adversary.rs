@@ -278,8 +278,13 @@ impl Adversary {
             kind::START_VIEW,
             kind::GET_STATE,
             kind::NEW_STATE,
+            kind::GET_CHECKPOINT,
+            kind::CHECKPOINT_CHUNK,
         ];
-        let all = (kind::PREPARE..=kind::NEW_STATE).chain(kind::READ..=kind::ROUND_OK);
+        let checkpoints = kind::GET_CHECKPOINT..=kind::CHECKPOINT_CHUNK;
+        let all = (kind::PREPARE..=kind::NEW_STATE)
+            .chain(kind::READ..=kind::ROUND_OK)
+            .chain(checkpoints);
         let kinds: Vec<u8> = if self.random.chance(0.15) {
             vec![kind::ROUND, kind::ROUND_OK]
         } else if of_views {

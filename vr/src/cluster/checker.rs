@@ -18,7 +18,9 @@
 //! | what is committed a quorum has held, and acknowledged | `check_commits`, `check_backed` |
 //! | a view starts with all that was committed before | `check_primary` |
 //! | a DoViewChange covers what its sender acknowledged | `sent.rs`: `do_view_change` |
-//! | equal state machines after equally many operations | `run.rs`: `Copies` |
+//! | equal state machines after equally many operations | `stage.rs`: `Copies` |
+//! | equal checkpoints after equally many operations | `checkpointed` |
+//! | what was cut off is committed, and a checkpoint stands for it | `check_base` |
 //! | a request is executed once, all its replies are the same | `applied`, `sent.rs`: `reply` |
 //! | all execute an entry, or none does | `check_alike` |
 //! | who is told that a session has ended, or never was, is told the truth | `sent.rs`: `reply` |
@@ -35,8 +37,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use viewring_protocol::{
-    Checksum, ClientId, Entry, Ignored, Kind, OpNumber, Replica, ReplicaId, ReplicaSet,
-    RequestNumber, Role, View, WaitingReason,
+    Checkpoint, Checksum, ClientId, Digest, Entry, Ignored, Kind, OpNumber, Replica, ReplicaId,
+    ReplicaSet, RequestNumber, Role, View, WaitingReason,
 };
 
 use super::reads::Versions;
@@ -50,6 +52,8 @@ pub struct Checker {
     pub(super) committed: Vec<(Checksum, View)>,
     /// A hash of the result of each operation, by op-number.
     pub(super) results: BTreeMap<OpNumber, u64>,
+    /// The digest of each checkpoint.
+    checkpoints: BTreeMap<OpNumber, Digest>,
     /// At which op-number a request was executed.
     pub(super) executed: BTreeMap<(ClientId, OpNumber, RequestNumber), OpNumber>,
     /// The committed registrations, by op-number.
@@ -87,6 +91,8 @@ struct Seen {
     op: OpNumber,
     commit: OpNumber,
     executed: OpNumber,
+    /// How often it has caught up by a checkpoint.
+    restored: u64,
     /// Why it is no member.
     waiting: Option<WaitingReason>,
 }
@@ -99,6 +105,7 @@ impl Seen {
         op: OpNumber::ZERO,
         commit: OpNumber::ZERO,
         executed: OpNumber::ZERO,
+        restored: 0,
         waiting: None,
     };
 
@@ -110,6 +117,7 @@ impl Seen {
             op: replica.op(),
             commit: replica.commit(),
             executed: replica.executed(),
+            restored: replica.checkpoint_counts().restored,
             waiting: replica.waiting_reason(),
         }
     }
@@ -122,6 +130,7 @@ impl Checker {
             quorum: usize::from(replicas / 2 + 1),
             committed: Vec::new(),
             results: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
             executed: BTreeMap::new(),
             sessions: BTreeMap::new(),
             was_executed: BTreeMap::new(),
@@ -170,6 +179,7 @@ impl Checker {
             replica.id()
         );
         self.check_monotone(replica.id(), before, now);
+        self.check_base(replica, before);
         self.check_log(replica, before, now);
         self.check_commits(replica, before, now);
         self.check_alike(replica, before, now);
@@ -219,6 +229,36 @@ impl Checker {
         assert!(!normal || now.log_view == now.view, "{id:?}: {now:?}");
     }
 
+    /// What was cut off is committed, and there is a checkpoint of it. Who has that has it all.
+    fn check_base(&mut self, replica: &Replica, before: Seen) {
+        let base = replica.base();
+        let newest = replica.checkpoint().map(|checkpoint| checkpoint.op());
+        assert!(
+            base == OpNumber::ZERO || newest >= Some(base),
+            "{:?} has cut its log off at {base:?}, and its checkpoint is of {newest:?}",
+            replica.id()
+        );
+        for number in before.op.0 + 1..=base.0 {
+            let op = OpNumber(number);
+            let (checksum, _) = *self
+                .committed
+                .get(number as usize - 1)
+                .unwrap_or_else(|| panic!("{:?} has cut off {op:?}", replica.id()));
+            *self.held.entry((op, checksum)).or_default() |= 1 << replica.id().0;
+        }
+        if let Some(&(checksum, _)) = (base.0 as usize)
+            .checked_sub(1)
+            .and_then(|index| self.committed.get(index))
+        {
+            assert_eq!(
+                replica.checksum(base),
+                Some(checksum),
+                "{:?} has a checkpoint of another log",
+                replica.id()
+            );
+        }
+    }
+
     /// Any two fragments of the log of one view agree.
     fn check_log(&mut self, replica: &Replica, before: Seen, now: Seen) {
         // Within a view a log only grows; a log of a new view may differ from the old one above
@@ -230,6 +270,7 @@ impl Checker {
             replica.id()
         );
         let first = if same_log { before.op } else { before.commit };
+        let first = first.max(replica.base());
         let log = self.logs.entry(now.log_view).or_default();
         for number in first.0 + 1..=now.op.0 {
             let op = OpNumber(number);
@@ -255,6 +296,9 @@ impl Checker {
     fn check_commits(&mut self, replica: &Replica, before: Seen, now: Seen) {
         for number in before.commit.0 + 1..=now.commit.0 {
             let op = OpNumber(number);
+            if op < replica.base() {
+                continue; // seen by `check_base`
+            }
             let checksum = checksum_at(replica, op);
             if let Some(&(known, _)) = self.committed.get(number as usize - 1) {
                 assert_eq!(
@@ -352,10 +396,9 @@ impl Checker {
                 let earlier = |&(_, in_view): &(Checksum, View)| in_view < view;
                 if let Some(index) = self.committed.iter().rposition(earlier) {
                     let (checksum, last) = (self.committed[index].0, OpNumber(index as u64 + 1));
-                    let held = replica.entry(last).map(Entry::checksum);
-                    assert_eq!(
-                        held,
-                        Some(checksum),
+                    let held = replica.checksum(last);
+                    assert!(
+                        held == Some(checksum) || last < replica.base(),
                         "{view:?} began without committed {last:?}"
                     );
                 }
@@ -378,6 +421,40 @@ impl Checker {
         let request = (entry.client(), entry.session(), entry.number());
         let known = *self.executed.entry(request).or_insert(op);
         assert_eq!(known, op, "{id:?} executed {request:?} a second time");
+    }
+
+    /// A checkpoint was taken.
+    ///
+    /// # Panics
+    /// When another one of the same operations is not the same.
+    pub fn checkpointed(&mut self, replica: &Replica, checkpoint: &Checkpoint) {
+        let (op, digest) = (checkpoint.op(), checkpoint.summary().digest);
+        let known = *self.checkpoints.entry(op).or_insert(digest);
+        assert_eq!(
+            known,
+            digest,
+            "{:?} has taken another checkpoint of {op:?}",
+            replica.id()
+        );
+        self.marks.hit(Mark::CheckpointTaken);
+        if checkpoint.summary().header.view < replica.view() {
+            self.marks.hit(Mark::CheckpointAcrossViews);
+        }
+    }
+
+    /// A checkpoint was fetched and restored.
+    pub fn restored(&mut self, replica: &Replica) {
+        self.marks.hit(Mark::CaughtUpByCheckpoint);
+        let before = self.replicas[usize::from(replica.id().0)];
+        if before.view < replica.view() || before.role != replica.role() {
+            self.marks.hit(Mark::CheckpointOfNewerView);
+        }
+        if replica.role() == Role::Primary {
+            self.marks.hit(Mark::NewPrimaryRestored);
+        }
+        if replica.checkpoint_counts().resumed > 0 {
+            self.marks.hit(Mark::CheckpointResumed);
+        }
     }
 
     /// A client was told this result of the request with this number, in its session.
@@ -441,6 +518,11 @@ impl Checker {
     /// How far a replica has executed, as last seen.
     pub fn executed(&self, id: ReplicaId) -> OpNumber {
         self.replicas[usize::from(id.0)].executed
+    }
+
+    /// Whether a replica has caught up by a checkpoint, as last seen.
+    pub fn has_restored(&self, id: ReplicaId) -> bool {
+        self.replicas[usize::from(id.0)].restored > 0
     }
 
     /// Whether these replicas are normal in one view and have executed everything committed.
@@ -541,7 +623,7 @@ impl Checker {
             return false;
         }
         old.range(range)
-            .any(|(&op, &checksum)| replica.entry(op).map(Entry::checksum) != Some(checksum))
+            .any(|(&op, &checksum)| op >= replica.base() && replica.checksum(op) != Some(checksum))
     }
 }
 
@@ -560,10 +642,8 @@ fn check_table(replica: &Replica) {
 }
 
 fn checksum_at(replica: &Replica, op: OpNumber) -> Checksum {
-    let entry = replica.entry(op);
-    entry
-        .unwrap_or_else(|| panic!("{:?} lacks its own {op:?}", replica.id()))
-        .checksum()
+    let checksum = replica.checksum(op);
+    checksum.unwrap_or_else(|| panic!("{:?} lacks its own {op:?}", replica.id()))
 }
 
 /// FNV-1a: results are compared by it, among friends.

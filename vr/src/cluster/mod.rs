@@ -45,7 +45,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use viewring_protocol::{Entry, Replica, ReplicaId};
+use viewring_protocol::{Checkpoint, Entry, Replica, ReplicaId};
 use viewring_runtime::net::UdpStats;
 use viewring_runtime::sim::{Link, NodeId, Verdict, World};
 use viewring_transport::specpaxos::{self, Dialect};
@@ -62,7 +62,7 @@ pub use self::workload::{Book, Reads, Workload};
 pub use crate::node::{Planted, WaitBug};
 
 use crate::client::{Client, ClientConfig};
-use crate::node::{LeaseConfig, Node, NodeConfig, Observer, Timeouts, WalkInConfig};
+use crate::node::{Checkpoints, LeaseConfig, Node, NodeConfig, Observer, Timeouts, WalkInConfig};
 use crate::state_machine::StateMachine;
 
 /// How a simulated group is made.
@@ -90,6 +90,8 @@ pub struct ClusterConfig {
     pub walk_ins: Option<Dialect>,
     /// Leases, if they are on.
     pub lease: Option<LeaseConfig>,
+    /// How often the log is replaced by a checkpoint.
+    pub checkpoints: Checkpoints,
     /// What every replica does wrong: for tests of tests.
     pub bug: Option<Planted>,
 }
@@ -109,6 +111,7 @@ impl ClusterConfig {
             max_kept_reply_bytes: 64 << 20,
             walk_ins: None,
             lease: None,
+            checkpoints: Checkpoints::default(),
             bug: None,
         }
     }
@@ -217,6 +220,7 @@ impl Cluster {
         let config = NodeConfig {
             timeouts: self.config.timeouts,
             window: self.config.window,
+            checkpoints: self.config.checkpoints,
             datagram_bytes: self.config.datagram_bytes,
             max_clients: self.config.max_clients,
             max_reply_bytes: self.config.max_reply_bytes,
@@ -393,5 +397,13 @@ impl Observer for Watch {
 
     fn applied(&mut self, replica: &Replica, entry: &Entry, result: &[u8]) {
         self.checker.borrow_mut().applied(replica, entry, result);
+    }
+
+    fn checkpointed(&mut self, replica: &Replica, checkpoint: &Checkpoint) {
+        self.checker.borrow_mut().checkpointed(replica, checkpoint);
+    }
+
+    fn restored(&mut self, replica: &Replica) {
+        self.checker.borrow_mut().restored(replica);
     }
 }

@@ -17,7 +17,7 @@ use super::sometimes::Marks;
 use super::stage::Stage;
 use super::workload::Workload;
 use crate::kv::Operation;
-use crate::node::Planted;
+use crate::node::{Checkpoints, Planted};
 
 /// What a run is made of besides its seed.
 #[derive(Clone, Debug)]
@@ -210,6 +210,7 @@ impl Run {
         } else {
             0
         };
+        group.checkpoints = draw_checkpoints(&mut choices, faults.distance.is_some());
         let keep = if config.trace {
             Keep::All
         } else {
@@ -322,6 +323,26 @@ fn limit_clients(group: &mut ClusterConfig, clients: u8, random: &mut Random) {
 impl AsRef<Stage> for Run {
     fn as_ref(&self) -> &Stage {
         &self.stage
+    }
+}
+
+/// Small logs, small pieces, and little at a time: as in a group that has run for years.
+fn draw_checkpoints(random: &mut Random, far_apart: bool) -> Checkpoints {
+    let default = Checkpoints::default();
+    if random.chance(0.3) {
+        return default;
+    }
+    let pick = |random: &mut Random, of: &[u64]| of[random.index(of.len())];
+    // One piece a round trip: where these are long, pieces are not tiny.
+    let smallest = if far_apart { 3_000 } else { 200 };
+    let page_bytes = pick(random, &[smallest, 3_000, default.page_bytes as u64]) as usize;
+    Checkpoints {
+        interval: random.between(1..=60),
+        interval_bytes: pick(random, &[2_000, 100_000]),
+        keep: pick(random, &[0, 0, 5, 50]),
+        page_bytes,
+        // At least what lets a group recover within the bound of a run.
+        transfer_bytes: 2_000.max(page_bytes * pick(random, &[1, 4, 1_000]) as usize),
     }
 }
 

@@ -69,6 +69,18 @@ marks! {
     MinorityStaysBroken = "minority stays broken",
     /// The healed links were long.
     FarApart = "replicas far apart",
+    /// A checkpoint was taken.
+    CheckpointTaken = "checkpoint taken",
+    /// A checkpoint was complete in a later view than that of the last entry that it covers.
+    CheckpointAcrossViews = "checkpoint during a view change",
+    /// A replica was so far behind that it fetched a checkpoint.
+    CaughtUpByCheckpoint = "caught up by checkpoint",
+    /// And that was the way into a view that it had missed.
+    CheckpointOfNewerView = "checkpoint and log of a newer view",
+    /// It was the next primary.
+    NewPrimaryRestored = "new primary restored from a checkpoint",
+    /// It went on fetching a checkpoint that it had a part of, in another view or from another.
+    CheckpointResumed = "transfer of a checkpoint resumed",
     /// A socket's receive ended for want of buffers and began again.
     ReceiveStarved = "receive starved and re-armed",
     /// A socket's receive ended on an empty datagram, an overflow or an error, and began again.
@@ -92,9 +104,17 @@ marks! {
 }
 
 /// How often each has happened.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marks {
     counts: [u64; Mark::ALL.len()],
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self {
+            counts: [0; Mark::ALL.len()],
+        }
+    }
 }
 
 impl Marks {

@@ -12,7 +12,7 @@ use super::visitor::{Visitor, visit};
 use super::workload::{Book, Caller, Workload};
 use super::{Cluster, ClusterConfig, Report};
 use crate::kv::Kv;
-use crate::state_machine::StateMachine;
+use crate::state_machine::{Piece, RestoreError, StateMachine};
 
 /// A group of key-value stores and its clients.
 pub(super) struct Stage {
@@ -193,7 +193,13 @@ struct Copies(Rc<RefCell<Vec<Rc<RefCell<Copied>>>>>);
 struct Copied {
     store: Kv,
     executed: u64,
+    /// The count that is to be written into a checkpoint.
+    frozen: Option<u64>,
+    /// The count that is being read, as far as it is here.
+    count: Vec<u8>,
 }
+
+const COUNT_BYTES: usize = 8;
 
 struct Watched(Rc<RefCell<Copied>>);
 
@@ -206,6 +212,47 @@ impl StateMachine for Watched {
 
     fn query(&self, query: &[u8], reply: &mut Vec<u8>) {
         self.0.borrow().store.query(query, reply);
+    }
+
+    /// With the count in front.
+    fn freeze(&mut self) -> bool {
+        let mut copy = self.0.borrow_mut();
+        copy.frozen = Some(copy.executed);
+        copy.store.freeze()
+    }
+
+    fn write_frozen(&mut self, budget_bytes: usize, out: &mut Vec<u8>) -> bool {
+        let mut copy = self.0.borrow_mut();
+        if let Some(executed) = copy.frozen.take() {
+            out.extend_from_slice(&executed.to_le_bytes());
+            return true;
+        }
+        copy.store.write_frozen(budget_bytes, out)
+    }
+
+    fn restore(&mut self, piece: Piece<'_>) -> Result<(), RestoreError> {
+        let mut copy = self.0.borrow_mut();
+        if piece.is_first {
+            copy.count.clear();
+        }
+        let is_first = copy.count.len() < COUNT_BYTES;
+        let lacks = COUNT_BYTES - copy.count.len();
+        let (count, bytes) = piece.bytes.split_at(lacks.min(piece.bytes.len()));
+        copy.count.extend_from_slice(count);
+        if bytes.is_empty() && !piece.is_last {
+            return Ok(());
+        }
+        let is_first = is_first && !bytes.is_empty();
+        copy.store.restore(Piece {
+            bytes,
+            is_first,
+            ..piece
+        })?;
+        if piece.is_last {
+            let count = copy.count[..].try_into().map_err(|_| RestoreError)?;
+            copy.executed = u64::from_le_bytes(count);
+        }
+        Ok(())
     }
 }
 

@@ -26,6 +26,7 @@
 //! # }).unwrap().unwrap();
 //! ```
 
+mod checkpoint;
 mod operation;
 mod outcome;
 mod reader;
@@ -34,10 +35,11 @@ mod session;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use self::checkpoint::{Frozen, Incoming, Past};
 pub use self::operation::Operation;
 pub use self::outcome::Outcome;
 pub use self::session::{KvError, KvReader, KvSession, Page};
-use crate::state_machine::StateMachine;
+use crate::state_machine::{Piece, RestoreError, StateMachine};
 
 /// A key may have so many bytes. The empty key is one like any other.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -74,26 +76,50 @@ const _: () = assert!(ENTRY_FIXED + KEY_BYTES_MAX + VALUE_BYTES_MAX <= PAGE_BYTE
 /// let reply = ask(Operation::Get { key: b"k" });
 /// assert_eq!(Outcome::decode(&reply), Some(Outcome::Value(Some(b"v"))));
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// Two are equal if they hold the same; a clone holds the same.
+#[derive(Debug, Default)]
 pub struct Kv {
     entries: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// A checkpoint that is being written.
+    frozen: Option<Frozen>,
+    /// A checkpoint that is being read.
+    incoming: Incoming,
+    past: Past,
 }
+
+impl Clone for Kv {
+    fn clone(&self) -> Self {
+        Self {
+            entries: self.entries.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+impl PartialEq for Kv {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
+    }
+}
+
+impl Eq for Kv {}
 
 impl Kv {
     /// Executes one operation.
     pub fn execute(&mut self, operation: Operation<'_>) -> Outcome<'_> {
         match operation {
             Operation::Put { key, value } => {
-                self.entries.insert(key.to_vec(), value.to_vec());
+                self.put(key, value);
                 Outcome::Stored
             }
             Operation::Get { .. } | Operation::Scan { .. } => self.look(operation),
-            Operation::Delete { key } => Outcome::Deleted(self.entries.remove(key).is_some()),
+            Operation::Delete { key } => Outcome::Deleted(self.delete(key)),
             Operation::CompareAndSwap { key, expected, new } => {
                 if self.value(key) != expected {
                     return Outcome::NotSwapped(self.value(key));
                 }
-                self.entries.insert(key.to_vec(), new.to_vec());
+                self.put(key, new);
                 Outcome::Swapped
             }
         }
@@ -118,6 +144,23 @@ impl Kv {
     /// All entries, in the order of their keys.
     pub fn entries(&self) -> &BTreeMap<Vec<u8>, Vec<u8>> {
         &self.entries
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        let held = self.entries.insert(key.to_vec(), value.to_vec());
+        if let Some(frozen) = &mut self.frozen {
+            frozen.keep(key, held);
+        }
+    }
+
+    /// Whether there was something.
+    fn delete(&mut self, key: &[u8]) -> bool {
+        let held = self.entries.remove(key);
+        let was_there = held.is_some();
+        if let Some(frozen) = &mut self.frozen {
+            frozen.keep(key, held);
+        }
+        was_there
     }
 
     fn value(&self, key: &[u8]) -> Option<&[u8]> {
@@ -158,6 +201,20 @@ impl StateMachine for Kv {
             None => Outcome::Invalid,
         };
         outcome.encode(reply);
+        self.past.fade();
+    }
+
+    fn freeze(&mut self) -> bool {
+        self.freeze_entries();
+        true
+    }
+
+    fn write_frozen(&mut self, budget_bytes: usize, out: &mut Vec<u8>) -> bool {
+        self.write_entries(budget_bytes, out)
+    }
+
+    fn restore(&mut self, piece: Piece<'_>) -> Result<(), RestoreError> {
+        self.read_entries(piece)
     }
 
     fn query(&self, query: &[u8], reply: &mut Vec<u8>) {

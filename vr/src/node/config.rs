@@ -39,6 +39,8 @@ pub struct NodeConfig {
     /// The last result of each client is kept for it. When they have more bytes than this
     /// together, clients are forgotten as if they were too many.
     pub max_kept_reply_bytes: u64,
+    /// How often the log is replaced by a checkpoint.
+    pub checkpoints: Checkpoints,
     /// A second socket, for clients that speak specpaxos' format. None by default.
     pub walk_ins: Option<WalkInConfig>,
     /// So many reads may wait to be answered.
@@ -46,6 +48,42 @@ pub struct NodeConfig {
     /// Leases; None: a [`Lease`](viewring_protocol::ReadConsistency::Lease) read asks the backups,
     /// as a [`ReadIndex`](viewring_protocol::ReadConsistency::ReadIndex) read does.
     pub lease: Option<LeaseConfig>,
+}
+
+/// How often the log is replaced by a checkpoint, and how fast others may fetch it. The first two
+/// should be the same at all replicas of a group; if they are not, nothing breaks.
+///
+/// The log takes at most the memory of what comes between two checkpoints and of what is kept
+/// behind the last one, and up to four times as much while a replica catches up. Beside it a
+/// replica holds the bytes of its newest checkpoint, of one that it is writing, and of one that is
+/// being fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoints {
+    /// A checkpoint is due after so many operations; 0: never.
+    pub interval: u64,
+    /// And when they take so many bytes of memory; but not before they take as many as the last
+    /// checkpoint, so that a large state is not written for a few operations.
+    pub interval_bytes: u64,
+    /// So many operations behind it are kept for replicas that are a little late.
+    pub keep: u64,
+    /// A page of operations, or a piece of a checkpoint, has so many bytes: it is written, sent and
+    /// read in one go.
+    pub page_bytes: usize,
+    /// So many bytes of pages and pieces are sent to others in one [upkeep](Timeouts::upkeep).
+    pub transfer_bytes: usize,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        let options = Options::default();
+        Self {
+            interval: options.checkpoint_interval,
+            interval_bytes: options.checkpoint_bytes,
+            keep: options.checkpoint_keep,
+            page_bytes: options.page_budget_bytes,
+            transfer_bytes: options.transfer_budget_bytes,
+        }
+    }
 }
 
 /// How clients that speak specpaxos' format are served.
@@ -97,6 +135,7 @@ impl NodeConfig {
             max_clients: 65_536,
             max_reply_bytes: 32 * 1024,
             max_kept_reply_bytes: 64 << 20,
+            checkpoints: Checkpoints::default(),
             walk_ins: None,
             max_reads: options.max_reads,
             lease: None,
@@ -130,6 +169,9 @@ impl NodeConfig {
         if let Some(fault) = self.lease.and_then(|lease| lease.fault(upkeep)) {
             return Err(ConfigError::Value(fault));
         }
+        if self.checkpoints.transfer_bytes == 0 {
+            return Err(ConfigError::Value("nothing may be sent to who is late"));
+        }
         group
             .with_max_clients(self.max_clients)
             .and_then(|group| {
@@ -149,7 +191,11 @@ impl NodeConfig {
             max_body_bytes: self.max_operation_bytes,
             max_reads: self.max_reads,
             lease_us: self.lease.map_or(0, |lease| lease.promise_us()),
-            ..Options::default()
+            checkpoint_interval: self.checkpoints.interval,
+            checkpoint_bytes: self.checkpoints.interval_bytes,
+            checkpoint_keep: self.checkpoints.keep,
+            page_budget_bytes: self.checkpoints.page_bytes,
+            transfer_budget_bytes: self.checkpoints.transfer_bytes,
         }
     }
 

@@ -13,6 +13,7 @@
 mod addresses;
 mod backup;
 mod bug;
+mod checkpoints;
 mod config;
 mod events;
 mod lease;
@@ -32,7 +33,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use viewring_protocol::{
-    Answerable, ClientId, Draft, Durable, Effect, Effects, Entry, Incarnation, Kind, Message,
+    Answerable, Checkpoint, ClientId, Durable, Effect, Effects, Entry, Incarnation, Kind, Message,
     Progress, Read, ReadConsistency, Replica, ReplicaId, Reply, Role, View, wire,
 };
 use viewring_runtime::random;
@@ -42,6 +43,7 @@ use viewring_transport::{Endpoint, Message as Datum, Sender};
 
 use self::addresses::Addresses;
 use self::bug::FOR_EVER;
+use self::checkpoints::Background;
 use self::events::Happenings;
 use self::lease::Lease;
 use self::round_trips::{PING_KIND, PONG_KIND, RoundTrips};
@@ -52,7 +54,7 @@ use crate::status::{self, Status};
 
 pub use self::bug::{Planted, WaitBug};
 pub(crate) use self::config::group_of;
-pub use self::config::{ConfigError, NodeConfig, WalkInConfig};
+pub use self::config::{Checkpoints, ConfigError, NodeConfig, WalkInConfig};
 pub use self::events::{Event, Events, Happening, Missed};
 pub use self::lease::LeaseConfig;
 pub use self::timeouts::Timeouts;
@@ -101,8 +103,7 @@ pub struct Node<S> {
     drops: status::Drops,
     effects: Effects,
     durable: Vec<Durable>,
-    /// A checkpoint that must be begun before anything else is executed.
-    ordered: Option<Draft>,
+    background: Background,
     encoded: Vec<u8>,
     result: Vec<u8>,
 }
@@ -122,6 +123,16 @@ pub trait Observer {
     /// A read was answered with this.
     fn answered(&mut self, replica: &Replica, read: &Answerable, result: &[u8]) {
         let _ = (replica, read, result);
+    }
+
+    /// A checkpoint was taken.
+    fn checkpointed(&mut self, replica: &Replica, checkpoint: &Checkpoint) {
+        let _ = (replica, checkpoint);
+    }
+
+    /// A checkpoint was fetched and restored.
+    fn restored(&mut self, replica: &Replica) {
+        let _ = replica;
     }
 }
 
@@ -189,7 +200,7 @@ impl<S: StateMachine> Node<S> {
             drops: status::Drops::default(),
             effects: Effects::new(),
             durable: Vec::new(),
-            ordered: None,
+            background: Background::default(),
             encoded: Vec::new(),
             result: Vec::new(),
         })
@@ -274,7 +285,7 @@ impl<S: StateMachine> Node<S> {
     /// Waits until something arrives, takes all of it, and does what is to be done about it. When
     /// upkeep is due it does that.
     async fn turn(&mut self) -> io::Result<Progress> {
-        let arrival = match timeout_at(self.upkeep_at, self.arrival()).await {
+        let arrival = match timeout_at(self.busy_at(), self.arrival()).await {
             Ok(arrival) => Some(arrival?),
             Err(_elapsed) => None,
         };
@@ -301,6 +312,7 @@ impl<S: StateMachine> Node<S> {
         if Instant::now() >= self.upkeep_at {
             progress |= self.keep_up();
         }
+        progress |= self.work();
         progress |= self.finish_turn();
         self.transferred |= progress.contains(Progress::TRANSFERRED);
         if self.core.role() == Role::Primary {
@@ -550,8 +562,8 @@ impl<S: StateMachine> Node<S> {
                         self.drops.too_long += 1;
                     }
                 }
-                Effect::Checkpoint(draft) => self.ordered = Some(draft),
-                Effect::Restore(restore) => self.core.restore_failed(&restore),
+                Effect::Checkpoint(draft) => self.background.ordered = Some(draft),
+                Effect::Restore(restore) => self.begin_restore(restore),
                 Effect::ReadReply(reply) => {
                     self.encoded.clear();
                     wire::encode_read_reply(&reply, &mut self.encoded);
@@ -564,9 +576,7 @@ impl<S: StateMachine> Node<S> {
             }
         }
         self.effects = effects;
-        if let Some(draft) = self.ordered.take() {
-            self.core.checkpoint_refused(draft, &mut self.effects);
-        }
+        self.begin_checkpoint();
     }
 
     fn send(&mut self, to: impl IntoIterator<Item = SocketAddr>, message: &Message) {

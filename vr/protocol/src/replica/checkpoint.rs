@@ -133,6 +133,17 @@ impl Replica {
         self.checkpoints.stage = Stage::Never;
     }
 
+    /// A checkpoint that was begun will not be written: the state that was frozen is gone.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it was not begun.
+    pub fn checkpoint_abandoned(&mut self, draft: Draft) {
+        self.invariants();
+        assert_eq!(self.checkpoints.stage, Stage::Writing(draft.op()));
+        self.checkpoints.stage = Stage::Idle;
+    }
+
     /// A checkpoint is written: it stands for the log in front of it.
     ///
     /// # Panics

@@ -100,6 +100,7 @@ impl Replica {
         if !is_it || !incoming.push(chunk.offset, &chunk.bytes) {
             return self.ignore(Ignored::Inconsistent);
         }
+        self.checkpoints.count().resumed += u64::from(incoming.is_of_another(from));
         let is_whole = incoming.is_whole();
         self.next_stage(Stage::Piece(from));
         if self.role() == Role::CatchingUp && self.primary() != self.id {

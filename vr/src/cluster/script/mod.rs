@@ -10,6 +10,8 @@
 //! window 4              # how much may be uncommitted; 1024 if missing
 //! max-clients 2         # how many may be registered; 65,536 if missing
 //! value-bytes 4000      # how long values are; 8 if missing
+//! checkpoints 10        # one after so many operations, and nothing kept behind it
+//! page-bytes 300        # in pages and pieces of this size
 //! idle                  # clients call only when told to
 //! reads lease           # all of one kind: log, read-index, lease, local; operations if missing
 //! readers 1             # so many clients more, before the others, that only read; 0 if missing
@@ -72,6 +74,7 @@
 //! | `expect commits = 4`, `expect commits >= 4` | operations committed, registrations too |
 //! | `expect answers = 4`, `expect answers >= 4` | calls answered, but for those of visits |
 //! | `expect op X = 4`, `expect op X >= 4` | the last entry in a log |
+//! | `expect restored X` | it has caught up by a checkpoint |
 //! | `expect normal X`, `expect changing X`, `expect outside X` | what a replica does |
 //! | `expect primary X` | X leads the latest view |
 //! | `expect agree` | all that live are normal in one view and have executed everything |
@@ -95,7 +98,7 @@ use super::sent::frames;
 use super::stage::{Held, Stage};
 use super::workload::Workload;
 use super::{Checker, ClusterConfig};
-use crate::node::Planted;
+use crate::node::{Checkpoints, Planted};
 
 /// A script that makes no sense.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -143,11 +146,19 @@ const BOUND: Duration = Duration::from_secs(20);
 
 impl Play {
     fn new(script: &Script, bug: Option<Planted>) -> Self {
+        let usual = Checkpoints::default();
+        let checkpoints = Checkpoints {
+            interval: script.checkpoints.unwrap_or(usual.interval),
+            keep: script.checkpoints.map_or(usual.keep, |_| 0),
+            page_bytes: script.page_bytes.unwrap_or(usual.page_bytes),
+            ..usual
+        };
         let config = ClusterConfig {
             window: script.window,
             max_clients: script.max_clients,
             walk_ins: (script.walk_ins > 0).then_some(Dialect::Specpaxos),
             lease: script.lease,
+            checkpoints,
             bug,
             ..ClusterConfig::new(script.replicas)
         };
@@ -358,6 +369,9 @@ fn holds(condition: Condition, checker: &Checker, before: (u64, u64), alive: &[R
             .replica(checker)
             .is_some_and(|id| compare.holds(checker.op(id).0, op)),
         Condition::Answers(..) => unreachable!("the clients know"),
+        Condition::Restored(who) => who
+            .replica(checker)
+            .is_some_and(|id| checker.has_restored(id)),
         Condition::Normal(who) => matches!(role(who), Some(Role::Primary | Role::Backup)),
         Condition::Changing(who) => matches!(role(who), Some(Role::ViewChange | Role::CatchingUp)),
         Condition::Outside(who) => role(who) == Some(Role::Recovering),

@@ -79,6 +79,7 @@ pub(super) enum Condition {
     Commits(Compare, u64),
     Answers(Compare, u64),
     Op(Who, Compare, u64),
+    Restored(Who),
     Normal(Who),
     Changing(Who),
     Outside(Who),
@@ -113,6 +114,10 @@ pub(super) struct Script {
     pub(super) window: u64,
     pub(super) max_clients: u32,
     pub(super) value_bytes: usize,
+    /// A checkpoint after so many operations.
+    pub(super) checkpoints: Option<u64>,
+    /// Pages and pieces of so many bytes.
+    pub(super) page_bytes: Option<usize>,
     pub(super) idle: bool,
     pub(super) readers: u8,
     pub(super) reads: Reads,
@@ -130,6 +135,8 @@ impl Script {
             window: 1024,
             max_clients: 65_536,
             value_bytes: 8,
+            checkpoints: None,
+            page_bytes: None,
             idle: false,
             readers: 0,
             reads: Reads::Operations,
@@ -172,6 +179,8 @@ impl Script {
             ["window", window] => self.window = parse(window)?,
             ["max-clients", clients] => self.max_clients = positive(clients)?,
             ["value-bytes", bytes] => self.value_bytes = parse(bytes)?,
+            ["checkpoints", interval] => self.checkpoints = Some(parse(interval)?),
+            ["page-bytes", bytes] => self.page_bytes = Some(parse(bytes)?),
             ["idle"] => self.idle = true,
             ["readers", count] => self.readers = parse(count)?,
             ["reads", consistency] => self.reads = Reads::All(parse_consistency(consistency)?),
@@ -246,6 +255,7 @@ impl Command {
             ["op", x, compare, op] => {
                 Condition::Op(replica(x)?, parse_compare(compare)?, parse(op)?)
             }
+            ["restored", x] => Condition::Restored(replica(x)?),
             ["normal", x] => Condition::Normal(replica(x)?),
             ["changing", x] => Condition::Changing(replica(x)?),
             ["outside", x] => Condition::Outside(replica(x)?),
@@ -283,7 +293,11 @@ impl Command {
 impl Condition {
     fn named(self) -> Option<Who> {
         match self {
-            Self::Op(x, ..) | Self::Normal(x) | Self::Changing(x) | Self::Outside(x) => Some(x),
+            Self::Op(x, ..)
+            | Self::Restored(x)
+            | Self::Normal(x)
+            | Self::Changing(x)
+            | Self::Outside(x) => Some(x),
             Self::Primary(id) => Some(Who::Replica(id)),
             Self::View(..) | Self::Commits(..) | Self::Answers(..) | Self::Agree => None,
             Self::Serves | Self::Stalls | Self::Rests => None,
@@ -327,6 +341,7 @@ impl fmt::Display for Condition {
             Self::Commits(compare, commits) => write!(f, "commits {compare} {commits}"),
             Self::Answers(compare, answers) => write!(f, "answers {compare} {answers}"),
             Self::Op(who, compare, op) => write!(f, "op {who} {compare} {op}"),
+            Self::Restored(who) => write!(f, "restored {who}"),
             Self::Normal(who) => write!(f, "normal {who}"),
             Self::Changing(who) => write!(f, "changing {who}"),
             Self::Outside(who) => write!(f, "outside {who}"),
