@@ -35,8 +35,9 @@
 //! ```
 //!
 //! **What it survives.** The log is in memory. A group of 2f+1 replicas goes on while f+1 of them
-//! live; a replica that stops is gone, and one that is started again in its place takes part in
-//! nothing yet. If more than f stop, what they held is lost: nothing starts fresh by itself.
+//! live. A replica that is started again with its [data directory](NodeConfig::data) fetches what
+//! it has lost from the others; without, it takes part in nothing. If more than f have lost their
+//! memory at once, what they held is lost, and they say so: nothing starts fresh by itself.
 
 mod client;
 pub mod cluster;
@@ -49,6 +50,7 @@ mod status;
 pub mod kv;
 
 pub use client::{CallError, Client, ClientConfig, Session};
+pub use journal::ViewFileError;
 pub use node::{
     Checkpoints, ConfigError, LeaseConfig, Never, Node, NodeConfig, Observer, Timeouts,
     WalkInConfig,

@@ -51,7 +51,7 @@ pub struct Status {
     pub log: u64,
     /// How often it has caught up by a checkpoint.
     pub restored: u64,
-    /// Why it is no member, if it is none.
+    /// Why it takes no part, if it does not.
     pub waiting: Option<String>,
     /// What was dropped or ignored, by reason; only what has occurred.
     pub dropped: Vec<(String, u64)>,
@@ -72,6 +72,8 @@ pub(crate) struct Drops {
     pub(crate) unanswered: u64,
     /// A message of ours was longer than the transport carries.
     pub(crate) too_long: u64,
+    /// We had too much to say while the view file was being written.
+    pub(crate) held: u64,
 }
 
 impl Status {
@@ -84,7 +86,7 @@ impl Status {
         let status = match core.role() {
             Role::Primary | Role::Backup => "normal",
             Role::ViewChange | Role::CatchingUp => "view-change",
-            Role::Recovering => "recovering",
+            Role::Recovering | Role::Outside => "recovering",
         };
         let role = match core.role() {
             Role::Primary => "primary",
@@ -92,6 +94,7 @@ impl Status {
             Role::ViewChange => "view-change",
             Role::CatchingUp => "catching-up",
             Role::Recovering => "recovering",
+            Role::Outside => "outside",
         };
         let own = [
             ("malformed message", drops.malformed),
@@ -100,6 +103,7 @@ impl Status {
             ("late echo", drops.late_echo),
             ("unanswered question", drops.unanswered),
             ("message too long", drops.too_long),
+            ("said while the disk was busy", drops.held),
         ];
         let dropped = own
             .into_iter()

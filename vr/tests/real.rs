@@ -1,11 +1,14 @@
 //! A group on loopback, over real sockets and rings: end to end.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use viewring::Happening;
 use viewring::protocol::ReplicaId;
-use viewring::{CallError, Client, ClientConfig, Node, NodeConfig, StateMachine, query_status};
+use viewring::{
+    CallError, Client, ClientConfig, Node, NodeConfig, StateMachine, Status, query_status,
+};
 use viewring_runtime::time::{sleep, timeout};
 use viewring_runtime::{JoinHandle, block_on, spawn};
 
@@ -42,6 +45,111 @@ async fn start_all(replicas: &[SocketAddr]) -> Vec<Option<JoinHandle<()>>> {
         nodes.push(Some(start(replicas, id).await));
     }
     nodes
+}
+
+/// A directory of a test's own, gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let name = format!("viewring-real-{}-{name}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn of(&self, id: u8) -> PathBuf {
+        let path = self.0.join(id.to_string());
+        std::fs::create_dir_all(&path).expect("a folder can be made");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn start_remembering(replicas: &[SocketAddr], id: u8, folder: &Folder) -> JoinHandle<()> {
+    let config = NodeConfig {
+        data: Some(folder.of(id)),
+        ..NodeConfig::new(7, ReplicaId(id), replicas.to_vec())
+    };
+    let bound = Node::bind(config, Counter::default()).await;
+    let mut node = bound.expect("the port is free");
+    spawn(async move {
+        let _failed = node.run().await;
+    })
+}
+
+/// Until replica `id` says that it is normal.
+async fn is_normal(replicas: &[SocketAddr], id: u8) -> Status {
+    for _ in 0..100 {
+        let asked = query_status(7, replicas, Duration::from_millis(500)).await;
+        let status = asked.expect("asked").swap_remove(usize::from(id));
+        if let Some(status) = status.filter(|status| status.status == "normal") {
+            return status;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    panic!("replica {id} does not recover");
+}
+
+#[test]
+fn every_replica_in_turn_loses_its_memory_and_has_it_again() {
+    block_on(async {
+        let folder = Folder::new("in-turn");
+        let replicas = addresses(21_140, 3);
+        let mut nodes = Vec::new();
+        for id in 0..3 {
+            nodes.push(start_remembering(&replicas, id, &folder).await);
+        }
+        let client = Client::new(ClientConfig::new(7, replicas.clone())).expect("a socket");
+        let mut session = client.session().await.expect("registered");
+        let mut expected = 0;
+        for id in [0, 1, 2, 1, 0] {
+            let old = std::mem::replace(&mut nodes[usize::from(id)], spawn(async {}));
+            old.cancel().await.expect("it did not panic");
+            for _ in 0..20 {
+                expected += 1;
+                assert_eq!(count(&session.call(b"").await.expect("answered")), expected);
+            }
+            nodes[usize::from(id)] = start_remembering(&replicas, id, &folder).await;
+            let status = is_normal(&replicas, id).await;
+            assert!(
+                status.op > expected && status.waiting.is_none(),
+                "{status:?}"
+            );
+        }
+    })
+    .expect("a ring");
+}
+
+#[test]
+fn who_all_lost_their_memory_say_so() {
+    block_on(async {
+        let folder = Folder::new("all");
+        let replicas = addresses(21_150, 3);
+        let mut nodes = Vec::new();
+        for id in 0..3 {
+            nodes.push(start_remembering(&replicas, id, &folder).await);
+        }
+        let client = Client::new(ClientConfig::new(7, replicas.clone())).expect("a socket");
+        let mut session = client.session().await.expect("registered");
+        session.call(b"").await.expect("answered");
+        for node in nodes.drain(..) {
+            node.cancel().await.expect("it did not panic");
+        }
+        for id in 0..3 {
+            nodes.push(start_remembering(&replicas, id, &folder).await);
+        }
+        sleep(Duration::from_millis(300)).await;
+        let asked = query_status(7, &replicas, Duration::from_millis(500)).await;
+        for status in asked.expect("asked").into_iter().flatten() {
+            let waiting = status.waiting.expect("it waits");
+            assert!(waiting.contains("have lost their memory"), "{waiting}");
+        }
+    })
+    .expect("a ring");
 }
 
 fn count(result: &[u8]) -> u64 {

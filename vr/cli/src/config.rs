@@ -75,6 +75,10 @@ cluster = {cluster}
 replicas = [
 {replicas}]
 
+# Replica N keeps what it must not forget in the directory N in this one, which is beside this file,
+# and comes back with it after it was stopped. Without, one that is restarted takes part in nothing.
+data = \"data\"
+
 # How long a replica waits for what. These are the defaults; all replicas should agree.
 [timeouts]
 {times}
@@ -221,6 +225,7 @@ mod tests {
             assert_eq!(node.timeouts, Timeouts::default());
             assert_eq!((node.cluster, node.lease), (42, lease));
             assert_eq!(node.checkpoints, Checkpoints::default());
+            assert_eq!(node.data, Some(Path::new("data").join("4")));
         }
     }
 

@@ -138,7 +138,7 @@ impl From<ConfigError> for Failure {
                     "the address {addr} is taken: does the replica, or another program, run there?"
                 ))
             }
-            ConfigError::Bind(..) => Self::setup(error),
+            ConfigError::Bind(..) | ConfigError::ViewFile(_) => Self::setup(error),
             ConfigError::Group(_)
             | ConfigError::UnknownId { .. }
             | ConfigError::SameAddress(_)

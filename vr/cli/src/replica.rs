@@ -1,6 +1,7 @@
 //! `viewring replica`: run one replica.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -17,15 +18,16 @@ use crate::specpaxos::Wire;
 
 /// Run one replica of a group, until ctrl-c.
 ///
-/// It keeps the log in memory: a replica that is started again has lost it, is no member of the
-/// group that runs without it, and says so.
+/// It keeps the log in memory, and with --data a small file of what it must not forget: then a
+/// replica that is started again fetches what it has lost from the others. Without, it is no member
+/// of the group that runs on without it, and says so.
 ///
 /// With --all it is the whole group, on one core: to develop against, since what ends the process
 /// ends all its replicas.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  viewring replica --config cluster.toml --id 0
+  viewring replica --config cluster.toml --id 0 --data data/0
   viewring replica --config cluster.toml --all
   RUST_LOG=debug viewring replica --config cluster.toml --id 1 --app null
   viewring replica --config specpaxos.conf --id 0 --wire specpaxos --app null")]
@@ -40,6 +42,9 @@ pub(crate) struct Args {
     /// All replicas of the file, in this process.
     #[arg(long, conflicts_with = "id")]
     all: bool,
+    /// A directory of this replica's own, made if there is none. Overrides the file's.
+    #[arg(long, value_name = "DIR", conflicts_with = "all")]
+    data: Option<PathBuf>,
     /// What is replicated.
     #[arg(long, value_enum, default_value = "kv")]
     app: App,
@@ -81,7 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     };
     let nodes: Vec<NodeConfig> = ids
         .into_iter()
-        .map(|id| node(&settings, id, args.wire))
+        .map(|id| node(&settings, id, args))
         .collect::<Result<_, _>>()?;
     let uring = Uring::new().map_err(Failure::setup)?;
     let capabilities = uring.capabilities();
@@ -93,13 +98,24 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     }
 }
 
-fn node(settings: &Settings, id: u8, wire: Wire) -> Result<NodeConfig, Failure> {
+fn node(settings: &Settings, id: u8, args: &Args) -> Result<NodeConfig, Failure> {
     let mut node = settings.node(id)?;
-    if let Some(dialect) = wire.dialect() {
+    if let Some(dialect) = args.wire.dialect() {
         let addr = settings.doors()?[usize::from(id)];
         node.walk_ins = Some(WalkInConfig { addr, dialect });
     }
+    if let Some(data) = &args.data {
+        node.data = Some(data.clone());
+    }
+    if let Some(data) = &node.data {
+        make_dir(data)?;
+    }
     Ok(node)
+}
+
+fn make_dir(dir: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(dir)
+        .map_err(|error| Failure::setup(format_args!("cannot make {}: {error}", dir.display())))
 }
 
 /// Until a signal comes, or a replica fails.

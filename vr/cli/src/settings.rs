@@ -30,6 +30,7 @@ pub(crate) struct Settings {
     runtime: FileRuntime,
     lease: Option<FileLease>,
     checkpoints: FileCheckpoints,
+    data: Option<PathBuf>,
 }
 
 /// The file, word by word.
@@ -38,6 +39,7 @@ pub(crate) struct Settings {
 struct File {
     cluster: u64,
     replicas: Spanned<Vec<Spanned<String>>>,
+    data: Option<PathBuf>,
     #[serde(default)]
     timeouts: FileTimeouts,
     #[serde(default)]
@@ -140,6 +142,7 @@ impl Settings {
         let File {
             cluster,
             replicas: listed,
+            data,
             timeouts,
             limits,
             runtime,
@@ -158,6 +161,8 @@ impl Settings {
         }
         let count = u8::try_from(replicas.len()).unwrap_or(u8::MAX);
         let group = Configuration::new(count).map_err(|error| format!("{list_line}: {error}"))?;
+        let beside = path.parent().unwrap_or(Path::new(""));
+        let data = data.map(|dir| beside.join(dir));
         let path = path.to_owned();
         Ok(Self {
             path,
@@ -170,6 +175,7 @@ impl Settings {
             runtime,
             lease,
             checkpoints,
+            data,
         })
     }
 
@@ -187,6 +193,7 @@ impl Settings {
             runtime: FileRuntime::default(),
             lease: None,
             checkpoints: FileCheckpoints::default(),
+            data: None,
         })
     }
 
@@ -245,6 +252,7 @@ impl Settings {
                     }
                 },
             ),
+            data: self.data.as_ref().map(|dir| dir.join(id.to_string())),
             ..default
         })
     }
@@ -365,12 +373,14 @@ mod tests {
             (7, 3, 2)
         );
         assert_eq!(node.timeouts, Timeouts::default());
+        assert_eq!(node.data, None);
         assert!(settings.node(3).is_err());
     }
 
     #[test]
     fn what_the_file_says_is_so() {
-        let more = "[timeouts]\nheartbeat = '20ms'\nsilence = '1.5s'\n[limits]\nwindow = 9\n\
+        let more = "data = 'd'\n[timeouts]\nheartbeat = '20ms'\nsilence = '1.5s'\n\
+                    [limits]\nwindow = 9\n\
                     max_clients = 4\n[lease]\nduration = '300ms'\n";
         let settings = parse(&format!("{THREE}{more}")).expect("it is right");
         let node = settings.node(0).expect("there is a replica 0");
@@ -383,6 +393,7 @@ mod tests {
             ..LeaseConfig::default()
         };
         assert_eq!(node.lease, Some(lease));
+        assert_eq!(node.data, Some(Path::new("d").join("0")));
     }
 
     #[test]

@@ -70,6 +70,16 @@ bugs! {
     DeadGroupBelieved = "a dead group is believed",
     /// Nothing is remembered of clients that never register.
     WalkInsForgotten = "walk-ins are forgotten at once",
+    /// Who has lost its memory takes part in view changes.
+    ForgetfulTakesPart = "a recovering replica votes",
+    /// An answer to an earlier life is used to recover.
+    RecoveryNonceIgnored = "a stale RecoveryResponse is used",
+    /// The view that is joined is not written down before it is spoken of.
+    ViewNotRemembered = "a view is not remembered",
+    /// A replica between views answers who has lost its memory.
+    RecoveryAnsweredBetweenViews = "a Recovery is answered between views",
+    /// Who has lost its memory does without that of the primary.
+    RecoveryWithoutPrimary = "a recovery does without the primary",
     /// Who has given a view up says so once.
     VoteNotRenewed = "a vote is not renewed between views",
     /// The log is cut when a checkpoint is ordered, not when it is complete.

@@ -30,6 +30,10 @@ reasons! {
     NotForReplicas = "not for replicas",
     /// We are not a member (yet): we take part in nothing.
     NotMember = "not a member",
+    /// We have lost our memory: we take part in nothing until we have it back.
+    Recovering = "recovering",
+    /// Only a normal replica can answer this.
+    NotNormal = "not normal",
     /// A message of a group of these replicas that has died.
     OtherGroup = "another group",
     /// A message of a view that we have left.

@@ -3,6 +3,7 @@
 use crate::checkpoint::{Draft, Restore};
 use crate::ids::{ClientId, Incarnation, OpNumber, ReplicaId, RequestNumber, View};
 use crate::message::{Message, ReadReply, Reply};
+use crate::record::Record;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -32,6 +33,10 @@ pub enum Effect {
     Checkpoint(Draft),
     /// Read a checkpoint into the state machine.
     Restore(Restore),
+    /// Keep this, and nothing older, for the replica's next life. **Every effect after this one
+    /// may be performed only once it is durable**: they speak for a replica that will not forget
+    /// it. If it cannot be made durable, the replica must stop.
+    Remember(Record),
 }
 
 /// The answer to a walk-in: the result of what it asked, committed.
@@ -106,6 +111,10 @@ impl Effects {
 
     pub(crate) fn persist(&mut self, persist: Persist) {
         self.queue.push(Effect::Persist(persist));
+    }
+
+    pub(crate) fn remember(&mut self, record: Record) {
+        self.queue.push(Effect::Remember(record));
     }
 }
 

@@ -14,7 +14,8 @@
 //! 2. [`Replica::flush`] emits what was collected: one `Prepare` for all entries that were
 //!    appended, or one cumulative `PrepareOk`, and a [`Persist`] if the log has grown.
 //! 3. Perform the effects in order. When the entries named by a [`Persist`] are durable, hand
-//!    [`Persist::written`] to [`Replica::on_durable`]: nothing is acknowledged before.
+//!    [`Persist::written`] to [`Replica::on_durable`]: nothing is acknowledged before. What
+//!    comes after an [`Effect::Remember`] waits until that is durable.
 //! 4. While [`Replica::next_to_apply`] returns an entry, execute it and hand the result to
 //!    [`Replica::applied`].
 //! 5. A [`Draft`] is an order to take a checkpoint: freeze the state machine, tell
@@ -30,8 +31,7 @@
 //! Every remote byte is hostile: a message that does not fit is counted by its reason
 //! ([`Ignored`]) and dropped. Assertions guard our own invariants only, and stay on in release.
 //!
-//! Still to come: recovery, reconfiguration (`recovery.rs`,
-//! `reconfiguration.rs` under `replica/`). Conscious differences
+//! Still to come: reconfiguration (`reconfiguration.rs` under `replica/`). Conscious differences
 //! from the paper are listed in `DEVIATIONS.md`.
 
 #![no_std]
@@ -55,6 +55,7 @@ mod log;
 mod message;
 mod quorum;
 mod reading;
+mod record;
 mod replica;
 mod walk_ins;
 pub mod wire;
@@ -72,11 +73,12 @@ pub use ids::{
 pub use log::{Entry, Header, Kind, Tail};
 pub use message::{
     CheckpointChunk, Commit, DoViewChange, GetCheckpoint, GetState, Hello, Message, NewState,
-    Outcome, Prepare, PrepareOk, Read, ReadConsistency, ReadOutcome, ReadReply, Reply, Request,
-    Round, RoundOk, StartView, StartViewChange,
+    Outcome, Prepare, PrepareOk, Read, ReadConsistency, ReadOutcome, ReadReply, Recovery,
+    RecoveryResponse, Reply, Request, Round, RoundOk, Standing, StartView, StartViewChange,
 };
 pub use quorum::ReplicaSet;
 pub use reading::{ReadAnswer, Reading};
+pub use record::Record;
 pub use replica::{
     Answerable, CheckpointCounts, ReadCounters, Replica, Role, Status, WaitingReason,
 };

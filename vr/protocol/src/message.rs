@@ -48,6 +48,10 @@ pub enum Message {
     Round(Round),
     /// Backup to primary: it does.
     RoundOk(RoundOk),
+    /// A member that has lost its memory to all.
+    Recovery(Recovery),
+    /// The answer to `Recovery`.
+    RecoveryResponse(RecoveryResponse),
 }
 
 /// A client asks for an operation, or to be registered (VRR §4.1, step 1).
@@ -215,12 +219,12 @@ pub struct NewState {
 /// A replica introduces itself while a group forms. Not in the paper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// This life of the sender.
+    /// As which life the sender forms a group.
     pub incarnation: Incarnation,
     /// The lives, one a replica in order, with which it has promised to form a group.
     pub locked: Option<Vec<Incarnation>>,
-    /// Whether that group runs and the sender is of it.
-    pub member: bool,
+    /// What the sender is to that group.
+    pub standing: Standing,
     /// The sender's view: a hint for humans.
     pub view: View,
 }
@@ -349,6 +353,42 @@ pub struct RoundOk {
     pub promise_us: u32,
 }
 
+/// What a replica is to the group that it has promised to form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does not know of it that it has formed.
+    Forming,
+    /// The group has formed, and the sender is of it.
+    Member,
+    /// The same, and it has lost its memory.
+    Recovering,
+}
+
+/// A member that has lost its memory asks for it (VRR §4.3, step 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// The highest view that the sender has joined, in any life.
+    pub view: View,
+    /// The root of the sender's log.
+    pub root: Checksum,
+    /// To be repeated in the answer.
+    pub nonce: Nonce,
+}
+
+/// A normal replica answers who has lost its memory (VRR §4.3, step 2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryResponse {
+    /// The sender's view.
+    pub view: View,
+    /// The root of the sender's log.
+    pub root: Checksum,
+    /// That of the question.
+    pub nonce: Nonce,
+    /// From the primary of the view, and from nobody else: commit-number, op-number and the
+    /// headers between.
+    pub tail: Option<Tail>,
+}
+
 impl Message {
     /// The group whose messages it belongs to, as the root of its logs. None: what else it
     /// carries, a checksum of the log, a digest or a nonce, fits in one group only.
@@ -359,7 +399,9 @@ impl Message {
             | Self::StartViewChange(StartViewChange { root, .. })
             | Self::DoViewChange(DoViewChange { root, .. })
             | Self::StartView(StartView { root, .. })
-            | Self::Round(Round { root, .. }) => Some(*root),
+            | Self::Round(Round { root, .. })
+            | Self::Recovery(Recovery { root, .. })
+            | Self::RecoveryResponse(RecoveryResponse { root, .. }) => Some(*root),
             Self::PrepareOk(_) | Self::GetState(_) | Self::NewState(_) => None,
             Self::GetCheckpoint(_) | Self::CheckpointChunk(_) => None,
             Self::Request(_) | Self::Reply(_) | Self::Hello(_) => None,
@@ -374,11 +416,13 @@ impl Message {
             | Self::Commit(Commit { view, .. })
             | Self::DoViewChange(DoViewChange { view, .. })
             | Self::StartView(StartView { view, .. })
-            | Self::Round(Round { view, .. }) => Some(*view),
+            | Self::Round(Round { view, .. })
+            | Self::Recovery(Recovery { view, .. }) => Some(*view),
             Self::StartViewChange(wish) => wish.joined.then_some(wish.view),
             Self::PrepareOk(_) | Self::GetState(_) | Self::NewState(_) => None,
             Self::GetCheckpoint(_) | Self::CheckpointChunk(_) => None,
             Self::Request(_) | Self::Reply(_) | Self::Hello(_) => None,
+            Self::RecoveryResponse(_) => None,
             Self::Read(_) | Self::ReadReply(_) | Self::RoundOk(_) => None,
         }
     }
@@ -403,6 +447,8 @@ impl Message {
             Self::ReadReply(_) => "ReadReply",
             Self::Round(_) => "Round",
             Self::RoundOk(_) => "RoundOk",
+            Self::Recovery(_) => "Recovery",
+            Self::RecoveryResponse(_) => "RecoveryResponse",
         }
     }
 }

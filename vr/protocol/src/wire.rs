@@ -12,12 +12,15 @@ use crate::log::{Entry, Header, Kind, Tail};
 use crate::message::{
     CheckpointChunk, Commit, DoViewChange, GetCheckpoint, GetState, Hello, Message, NewState,
     Outcome, Prepare, PrepareOk, Read, ReadConsistency, ReadOutcome, ReadReply, Reply, Request,
-    Round, RoundOk, StartView, StartViewChange,
+    Round, RoundOk, Standing, StartView, StartViewChange,
 };
 use crate::replica::Answerable;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt;
+use recovery::{get_of_recovery, put_recovery, put_recovery_response};
+
+mod recovery;
 
 /// The kind bytes.
 pub mod kind {
@@ -55,6 +58,10 @@ pub mod kind {
     pub const ROUND: u8 = 18;
     /// [`RoundOk`](crate::RoundOk).
     pub const ROUND_OK: u8 = 19;
+    /// [`Recovery`](crate::Recovery).
+    pub const RECOVERY: u8 = 12;
+    /// [`RecoveryResponse`](crate::RecoveryResponse).
+    pub const RECOVERY_RESPONSE: u8 = 13;
 }
 
 /// An entry in a run: view, client, session, number, kind, length, body.
@@ -111,6 +118,8 @@ impl Message {
             Self::ReadReply(_) => kind::READ_REPLY,
             Self::Round(_) => kind::ROUND,
             Self::RoundOk(_) => kind::ROUND_OK,
+            Self::Recovery(_) => kind::RECOVERY,
+            Self::RecoveryResponse(_) => kind::RECOVERY_RESPONSE,
         }
     }
 }
@@ -181,6 +190,8 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
         Message::ReadReply(reply) => encode_read_reply(reply, out),
         Message::Round(round) => put_round(out, *round),
         Message::RoundOk(ok) => put_round_ok(out, *ok),
+        Message::Recovery(recovery) => put_recovery(out, *recovery),
+        Message::RecoveryResponse(response) => put_recovery_response(out, response),
     }
 }
 
@@ -357,6 +368,7 @@ fn decode_one(kind: u8, input: &mut Input<'_>) -> Result<Message, WireError> {
         kind::GET_CHECKPOINT => Message::GetCheckpoint(get_get_checkpoint(input)?),
         kind::CHECKPOINT_CHUNK => Message::CheckpointChunk(get_checkpoint_chunk(input)?),
         kind::READ..=kind::ROUND_OK => get_of_reads(kind, input)?,
+        kind::RECOVERY | kind::RECOVERY_RESPONSE => get_of_recovery(kind, input)?,
         unknown => return Err(WireError::UnknownKind(unknown)),
     })
 }
@@ -414,7 +426,11 @@ fn put_entries(out: &mut Vec<u8>, entries: &[Entry]) {
 
 fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
     put_numbers(out, &[hello.incarnation.0, hello.view.0]);
-    out.push(u8::from(hello.member));
+    out.push(match hello.standing {
+        Standing::Forming => 0,
+        Standing::Member => 1,
+        Standing::Recovering => 2,
+    });
     out.push(u8::from(hello.locked.is_some()));
     if let Some(locked) = &hello.locked {
         put_count(out, locked.len());
@@ -659,7 +675,13 @@ fn get_entries(input: &mut Input<'_>) -> Result<Vec<Entry>, WireError> {
 
 fn get_hello(input: &mut Input<'_>) -> Result<Hello, WireError> {
     let (incarnation, view) = (Incarnation(input.number()?), input.view()?);
-    let (member, is_locked) = (input.flag()?, input.flag()?);
+    let standing = match input.byte()? {
+        0 => Standing::Forming,
+        1 => Standing::Member,
+        2 => Standing::Recovering,
+        tag => return Err(WireError::BadTag(tag)),
+    };
+    let is_locked = input.flag()?;
     let locked = if is_locked {
         let count = input.count(8)?;
         let lives = (0..count).map(|_| input.number().map(Incarnation));
@@ -670,7 +692,7 @@ fn get_hello(input: &mut Input<'_>) -> Result<Hello, WireError> {
     Ok(Hello {
         incarnation,
         locked,
-        member,
+        standing,
         view,
     })
 }

@@ -18,15 +18,16 @@
 //! | `timeout R NAME` | a timeout expires |
 //! | `disk R hold` / `disk R write` | the journal of R stalls / completes |
 //! | `crash R` | R stops for ever |
+//! | `restart R` | R has stopped, and comes back with its record and nothing else |
 //! | `state` | all replicas |
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::path::Path;
 use viewring_protocol::{
-    Answerable, Checksum, ClientId, Configuration, Draft, Durable, Effect, Effects, Entry, Kind,
-    Message, OpNumber, Options, Outcome, Progress, Read, ReadConsistency, ReadReply, Replica,
-    ReplicaId, Reply, Request, RequestNumber, Restore,
+    Answerable, Checksum, ClientId, Configuration, Draft, Durable, Effect, Effects, Entry,
+    Incarnation, Kind, Message, OpNumber, Options, Outcome, Progress, Read, ReadConsistency,
+    ReadReply, Record, Replica, ReplicaId, Reply, Request, RequestNumber, Restore,
 };
 
 /// What no timeout of this test waits for.
@@ -38,6 +39,7 @@ struct Node {
     disk_holds: bool,
     disk: VecDeque<Durable>,
     restore: Option<Restore>,
+    record: Option<Record>,
     executed: Vec<String>,
     lease_holds: bool,
 }
@@ -55,6 +57,7 @@ struct Stage {
     network: VecDeque<Packet>,
     sessions: BTreeMap<ClientId, OpNumber>,
     committed: BTreeMap<OpNumber, Checksum>,
+    lives: u64,
     out: String,
 }
 
@@ -95,6 +98,11 @@ fn describe(message: &Message) -> String {
         Message::Round(m) => format!("v{}", m.view),
         Message::RoundOk(m) if m.promise_us > 0 => format!("v{} promises", m.view),
         Message::RoundOk(m) => format!("v{}", m.view),
+        Message::Recovery(m) => format!("v{}", m.view),
+        Message::RecoveryResponse(m) => match &m.tail {
+            Some(tail) => format!("v{} n{} k{}", m.view, tail.op(), tail.commit()),
+            None => format!("v{}", m.view),
+        },
         Message::Request(_) | Message::Reply(_) | Message::Hello(_) => String::new(),
         Message::Read(_) | Message::ReadReply(_) => String::new(),
     };
@@ -199,6 +207,7 @@ impl Stage {
             ["lease", one, holds] => self.nodes[index(one)].lease_holds = *holds == "on",
             ["expire", one] => self.nodes[index(one)].replica.promise_expired(),
             ["crash", one] => self.nodes[index(one)].up = false,
+            ["restart", one] => self.restart(index(one)),
             ["state"] => self.state(),
             unknown => panic!("no command {unknown:?}"),
         }
@@ -228,6 +237,7 @@ impl Stage {
                 disk_holds: false,
                 disk,
                 restore: None,
+                record: None,
                 executed,
                 lease_holds: false,
             });
@@ -238,6 +248,19 @@ impl Stage {
         }
         self.network.clear();
         self.out.clear();
+    }
+
+    fn restart(&mut self, which: usize) {
+        self.lives += 1;
+        let node = &mut self.nodes[which];
+        let (old, life) = (&node.replica, Incarnation(1000 + self.lives));
+        let record = node.record.clone().expect("it was told what to remember");
+        let (id, group, options) = (old.id(), *old.configuration(), *old.options());
+        node.replica = Replica::returning(id, group, options, life, record);
+        (node.up, node.disk_holds) = (true, false);
+        node.disk.clear();
+        node.executed.clear();
+        self.timeout(which, "begin_recovery");
     }
 
     /// A client whose name begins with `w` is a walk-in: it never registers.
@@ -356,6 +379,8 @@ impl Stage {
             "give_up_view" => replica.give_up_view(&mut effects),
             "renew_round" => replica.renew_round(),
             "resend_get_state" => replica.resend_get_state(&mut effects),
+            "begin_recovery" => replica.begin_recovery(&mut effects),
+            "announce" => replica.announce(&mut effects),
             "expire_votes" => {
                 replica.expire_votes();
                 return;
@@ -483,6 +508,7 @@ impl Stage {
                 }
                 Effect::Checkpoint(draft) => self.take_checkpoint(which, draft),
                 Effect::Restore(restore) => self.nodes[which].restore = Some(restore),
+                Effect::Remember(record) => self.nodes[which].record = Some(record),
             }
         }
     }

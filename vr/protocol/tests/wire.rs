@@ -14,8 +14,9 @@ use viewring_protocol::wire::{self, WireError};
 use viewring_protocol::{
     CheckpointChunk, Checksum, ClientId, Commit, Configuration, Digest, DoViewChange, Effect,
     Effects, Entry, GetCheckpoint, GetState, Header, Hello, Incarnation, Kind, Message, NewState,
-    Nonce, OpNumber, Options, Outcome, Prepare, PrepareOk, Progress, Replica, ReplicaId, Reply,
-    Request, RequestNumber, StartView, StartViewChange, Summary, Tail, View,
+    Nonce, OpNumber, Options, Outcome, Prepare, PrepareOk, Progress, Record, Recovery,
+    RecoveryResponse, Replica, ReplicaId, Reply, Request, RequestNumber, Standing, StartView,
+    StartViewChange, Summary, Tail, View,
 };
 
 /// What no timeout of this test waits for.
@@ -203,10 +204,39 @@ fn golden_bytes() {
             Message::Hello(Hello {
                 incarnation: Incarnation(1),
                 locked: Some(vec![Incarnation(1), Incarnation(2)]),
-                member: true,
+                standing: Standing::Member,
                 view: View(5),
             }),
             numbers(&["01", "05"]) + "0101" + "02000000" + &numbers(&["01", "02"]),
+        ),
+        (
+            12,
+            Message::Recovery(Recovery {
+                view: View(5),
+                root: Checksum(6),
+                nonce: Nonce(7),
+            }),
+            numbers(&["05", "06", "07"]),
+        ),
+        (
+            13,
+            Message::RecoveryResponse(RecoveryResponse {
+                view: View(5),
+                root: Checksum(6),
+                nonce: Nonce(7),
+                tail: Some(tail()),
+            }),
+            numbers(&["05", "06", "07"]) + "01" + &two,
+        ),
+        (
+            13,
+            Message::RecoveryResponse(RecoveryResponse {
+                view: View(5),
+                root: Checksum(6),
+                nonce: Nonce(7),
+                tail: None,
+            }),
+            numbers(&["05", "06", "07"]) + "00",
         ),
         (
             14,
@@ -286,7 +316,7 @@ fn a_count_beyond_the_bytes_is_refused_before_anything_is_allocated() {
 #[test]
 fn what_is_not_a_message_is_refused() {
     assert_eq!(wire::decode(0, &[]), Err(WireError::UnknownKind(0)));
-    assert_eq!(wire::decode(12, &[]), Err(WireError::UnknownKind(12)));
+    assert_eq!(wire::decode(99, &[]), Err(WireError::UnknownKind(99)));
     let mut wish = bytes_of(&Message::StartViewChange(StartViewChange {
         view: View(1),
         root: Checksum(5),
@@ -379,6 +409,14 @@ prop_compose! {
         let header = Header { view, checksum };
         Summary { op: OpNumber(op), header, digest: Digest(digest), len }
     }
+}
+
+fn a_standing() -> impl Strategy<Value = Standing> {
+    prop_oneof![
+        Just(Standing::Forming),
+        Just(Standing::Member),
+        Just(Standing::Recovering),
+    ]
 }
 
 fn a_message() -> impl Strategy<Value = Message> {
@@ -483,20 +521,32 @@ fn a_message() -> impl Strategy<Value = Message> {
             }),
         (
             four(),
-            any::<bool>(),
+            a_standing(),
             prop::option::of(prop::collection::vec(telling(), 0..5))
         )
-            .prop_map(|((incarnation, view, ..), member, locked)| {
+            .prop_map(|((incarnation, view, ..), standing, locked)| {
                 let locked = locked.map(|all| all.into_iter().map(Incarnation).collect());
                 let (incarnation, view) = (Incarnation(incarnation), View(view));
                 Message::Hello(Hello {
                     incarnation,
                     locked,
-                    member,
+                    standing,
                     view,
                 })
             }),
         wire_reads::a_message(),
+        four().prop_map(|(view, root, nonce, _)| {
+            let (view, root, nonce) = (View(view), Checksum(root), Nonce(nonce));
+            Message::Recovery(Recovery { view, root, nonce })
+        }),
+        (four(), prop::option::of(a_tail())).prop_map(|((view, root, nonce, _), tail)| {
+            Message::RecoveryResponse(RecoveryResponse {
+                view: View(view),
+                root: Checksum(root),
+                nonce: Nonce(nonce),
+                tail,
+            })
+        }),
     ]
 }
 
@@ -540,15 +590,22 @@ proptest! {
     /// A liar may say anything, in any order, in any view: no replica panics.
     #[test]
     fn lies_never_panic(
-        id in 0..3_u8, starting in any::<bool>(),
+        id in 0..3_u8, begins in 0..3_u8,
         script in prop::collection::vec((0..4_u8, a_message(), any::<u8>()), 1..60),
     ) {
         let group = Configuration::new(3).expect("odd");
         let options = Options { window: 4, ..Options::default() };
-        let mut victim = if starting {
-            Replica::new(ReplicaId(id), group, options, Incarnation(3))
-        } else {
-            Replica::founding_member(ReplicaId(id), group, options)
+        let (id, life) = (ReplicaId(id), Incarnation(3));
+        let record = Record {
+            incarnation: Incarnation(7),
+            founders: Some(vec![Incarnation(7); 3]),
+            member: true,
+            view: View(1),
+        };
+        let mut victim = match begins {
+            0 => Replica::new(id, group, options, life),
+            1 => Replica::founding_member(id, group, options),
+            _ => Replica::returning(id, group, options, life, record),
         };
         let mut effects = Effects::new();
         let mut said = Vec::new();
@@ -575,6 +632,7 @@ proptest! {
                     | Effect::Broadcast(message) => said.push(message),
                     Effect::Persist(persist) => tokens.push(persist.written()),
                     Effect::Reply(_) | Effect::ReplyWalkIn(_) | Effect::ReadReply(_) => {}
+                    Effect::Remember(_) => {}
                     Effect::Restore(restore) => restores.push(restore),
                     Effect::Checkpoint(draft) => drafts.push(draft),
                 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use viewring_protocol::{ReplicaId, wire::kind};
-use viewring_runtime::sim::{Delay, Link, NodeId, Packet, Random, RingFaults, RuleGuard, Verdict};
+use viewring_protocol::{ReplicaId, Role, wire::kind};
+use viewring_runtime::sim::{
+    Delay, DiskFaults, Link, NodeId, Packet, Random, RingFaults, RuleGuard, Verdict,
+};
 
 use super::sent::frames;
 use super::sometimes::Mark;
@@ -14,7 +16,10 @@ pub(super) struct Adversary {
     faults: Faults,
     random: Random,
     crashed: Vec<ReplicaId>,
-    restarted: Vec<ReplicaId>,
+    /// Stopped, and to come back.
+    away: Vec<ReplicaId>,
+    /// Started again with an empty disk.
+    wiped: Vec<ReplicaId>,
     /// Broken until the very end.
     broken: Vec<ReplicaId>,
     rules: Vec<RuleGuard>,
@@ -28,7 +33,8 @@ impl Adversary {
             faults,
             random,
             crashed: Vec::new(),
-            restarted: Vec::new(),
+            away: Vec::new(),
+            wiped: Vec::new(),
             broken: Vec::new(),
             rules: Vec::new(),
         }
@@ -48,6 +54,17 @@ impl Adversary {
                 let skew = self.random.any_magnitude(Duration::from_secs(10));
                 cluster.world.advance_clock(node, skew);
             }
+            if self.faults.slow_disks {
+                let disk = DiskFaults::draw(&mut self.random);
+                cluster.world.with_disk(node, |own| {
+                    *own.faults() = DiskFaults {
+                        latency_mean: disk.latency_mean,
+                        sync_latency: disk.sync_latency,
+                        sector: disk.sector,
+                        ..DiskFaults::default()
+                    };
+                });
+            }
             if self.faults.bad_rings {
                 let ring = RingFaults::draw(&mut self.random);
                 cluster.world.update_ring(node, |knobs| *knobs = ring);
@@ -62,7 +79,7 @@ impl Adversary {
 
     /// One fault, or the end of some.
     pub(super) fn strike(&mut self, cluster: &mut Cluster) {
-        let kinds: [(bool, Act); 9] = [
+        let kinds: [(bool, Act); 10] = [
             (true, Self::relent),
             (self.faults.bad_links, Self::worsen_links),
             (self.faults.cuts, Self::cut),
@@ -70,7 +87,8 @@ impl Adversary {
             (self.faults.flaps, Self::flap),
             (self.faults.deaf_or_mute, Self::deafen_or_mute),
             (self.faults.pauses, Self::pause_or_slow),
-            (self.faults.crashes, Self::crash_or_restart),
+            (self.faults.crashes, Self::crash_for_good),
+            (self.faults.amnesia, Self::crash_or_restart),
             (self.faults.meddling, Self::meddle_or_release),
         ];
         let possible: Vec<Act> = kinds
@@ -98,6 +116,7 @@ impl Adversary {
             cluster.world.update_ring(node, |knobs| *knobs = ring);
             cluster.world.slow_down(node, 1);
         }
+        self.bring_back(cluster);
         if self.faults.heirs {
             self.stop_heirs(cluster);
         }
@@ -204,22 +223,64 @@ impl Adversary {
         }
     }
 
-    /// How many more may stop.
+    /// How many more may stop. Who has not recovered yet is as good as stopped.
     fn spare(&self, cluster: &Cluster) -> usize {
-        usize::from(cluster.replicas() / 2) - self.crashed.len()
+        let checker = cluster.checker().borrow();
+        let is_lost = |id: &ReplicaId| {
+            let role = checker.role(*id);
+            self.has_stopped(*id) || matches!(role, Role::Outside | Role::Recovering)
+        };
+        let lost = cluster.replica_ids().filter(is_lost).count();
+        usize::from(cluster.replicas() / 2).saturating_sub(lost)
     }
 
-    fn crash_or_restart(&mut self, cluster: &mut Cluster) {
+    fn has_stopped(&self, id: ReplicaId) -> bool {
+        self.crashed.contains(&id) || self.away.contains(&id)
+    }
+
+    /// One stops for ever; or one that has comes back with an empty disk, and must wait.
+    fn crash_for_good(&mut self, cluster: &mut Cluster) {
         let victim = self.victim(cluster);
-        if !self.crashed.contains(&victim) && self.spare(cluster) > 0 {
+        if !self.has_stopped(victim) && self.spare(cluster) > 0 {
             self.crashed.push(victim);
             cluster.crash(victim);
         } else if self.faults.restarts
             && self.crashed.contains(&victim)
-            && !self.restarted.contains(&victim)
+            && !self.wiped.contains(&victim)
         {
-            self.restarted.push(victim);
+            self.wiped.push(victim);
+            cluster.wipe(victim);
             cluster.restart(victim);
+        }
+    }
+
+    /// One stops, perhaps before it has recovered from the last time; or one comes back.
+    fn crash_or_restart(&mut self, cluster: &mut Cluster) {
+        if !self.away.is_empty() && self.random.chance(0.6) {
+            let back = self.away.remove(self.random.index(self.away.len()));
+            return cluster.restart(back);
+        }
+        let victim = self.victim(cluster);
+        if self.has_stopped(victim) || self.wiped.contains(&victim) {
+            return;
+        }
+        let again = cluster.checker().borrow().role(victim) == Role::Recovering;
+        if !again && self.spare(cluster) == 0 {
+            return;
+        }
+        cluster.crash(victim);
+        if self.random.chance(0.3) {
+            // At once: what it was about to hear is under way still.
+            cluster.restart(victim);
+        } else {
+            self.away.push(victim);
+        }
+    }
+
+    /// Those come back who are to.
+    fn bring_back(&mut self, cluster: &mut Cluster) {
+        for id in std::mem::take(&mut self.away) {
+            cluster.restart(id);
         }
     }
 
@@ -230,7 +291,7 @@ impl Adversary {
         };
         for next in 0..2 {
             let id = ReplicaId((primary.0 + next) % cluster.replicas());
-            if !self.crashed.contains(&id) && self.spare(cluster) > 0 {
+            if !self.has_stopped(id) && self.spare(cluster) > 0 {
                 self.crashed.push(id);
                 cluster.crash(id);
             }
@@ -280,11 +341,10 @@ impl Adversary {
             kind::NEW_STATE,
             kind::GET_CHECKPOINT,
             kind::CHECKPOINT_CHUNK,
+            kind::RECOVERY,
+            kind::RECOVERY_RESPONSE,
         ];
-        let checkpoints = kind::GET_CHECKPOINT..=kind::CHECKPOINT_CHUNK;
-        let all = (kind::PREPARE..=kind::NEW_STATE)
-            .chain(kind::READ..=kind::ROUND_OK)
-            .chain(checkpoints);
+        let all = (kind::PREPARE..=kind::CHECKPOINT_CHUNK).chain(kind::READ..=kind::ROUND_OK);
         let kinds: Vec<u8> = if self.random.chance(0.15) {
             vec![kind::ROUND, kind::ROUND_OK]
         } else if of_views {

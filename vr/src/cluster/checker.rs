@@ -11,6 +11,10 @@
 //! | view, log view, commit, executed never fall in a life | `check_monotone` |
 //! | nobody acknowledges what is not of its view's log | `sent.rs`: `prepare_ok` |
 //! | who is no member says nothing but Hello, and stays outside | `sent`, `turned` |
+//! | who has lost its memory asks for it and says nothing else | `sent.rs`: `said` |
+//! | nobody speaks of a view that it may forget | `sent.rs`: `is_remembered` |
+//! | a durable view never falls, in any life | `remembered`, `check_memory` |
+//! | nobody has lost what it acknowledged, in any life | `check_memory` |
 //! | entries are chained, the window bounds what is uncommitted | `check_log`, `check_window` |
 //! | received bytes do no harm | garbled frames in every run; `tests/hostile.rs` |
 //! | one primary a view, one log a view | `check_primary`, `check_log`, `sent.rs`: `start_view` |
@@ -30,15 +34,17 @@
 //! | what clients were told is linearizable | `history.rs`, `linearizability.rs` |
 //! | a healed group answers, agrees, and keeps its view | `stage.rs`: `finish` |
 //!
-//! Not here: what needs a disk or other members.
+//! What is committed, held and acknowledged is remembered over restarts: it binds later lives.
+//!
+//! Not here: what needs a durable log or other members.
 
 use std::collections::btree_map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use viewring_protocol::{
-    Checkpoint, Checksum, ClientId, Digest, Entry, Ignored, Kind, OpNumber, Replica, ReplicaId,
-    ReplicaSet, RequestNumber, Role, View, WaitingReason,
+    Checkpoint, Checksum, ClientId, Digest, Entry, Ignored, Kind, OpNumber, Record, Replica,
+    ReplicaId, ReplicaSet, RequestNumber, Role, View, WaitingReason,
 };
 
 use super::reads::Versions;
@@ -70,7 +76,11 @@ pub struct Checker {
     replicas: Vec<Seen>,
     /// How far each replica has acknowledged the log of each view.
     pub(super) acknowledged: Vec<BTreeMap<View, OpNumber>>,
-    /// Replicas that were started again while the group ran, and are not of it.
+    /// Who is a member durably.
+    members: ReplicaSet,
+    /// The view that each replica has durably.
+    pub(super) durable_views: Vec<View>,
+    /// Replicas that lost their view files while the group ran, and are not of it.
     pub(super) outside: ReplicaSet,
     /// A group has died before this one: clients may come with sessions of that one.
     pub(super) is_of_second_group: bool,
@@ -99,7 +109,7 @@ struct Seen {
 
 impl Seen {
     const NOTHING: Self = Self {
-        role: Role::Recovering,
+        role: Role::Outside,
         view: View::ZERO,
         log_view: View::ZERO,
         op: OpNumber::ZERO,
@@ -140,6 +150,8 @@ impl Checker {
             primaries: BTreeMap::new(),
             replicas: vec![Seen::NOTHING; usize::from(replicas)],
             acknowledged: vec![BTreeMap::new(); usize::from(replicas)],
+            members: ReplicaSet::EMPTY,
+            durable_views: vec![View::ZERO; usize::from(replicas)],
             outside: ReplicaSet::EMPTY,
             is_of_second_group: false,
             versions: Versions::default(),
@@ -157,11 +169,40 @@ impl Checker {
         self.is_of_second_group = true;
     }
 
-    /// A new life of a replica begins, with nothing.
+    /// A new life of a replica begins, with what is in its view file.
     pub fn restarted(&mut self, id: ReplicaId) {
-        self.replicas[usize::from(id.0)] = Seen::NOTHING;
+        let before = std::mem::replace(&mut self.replicas[usize::from(id.0)], Seen::NOTHING);
+        if before.role == Role::Primary {
+            self.marks.hit(Mark::PrimaryRestarted);
+        }
+        if before.role == Role::Recovering {
+            self.marks.hit(Mark::RestartedWhileRecovering);
+        }
+    }
+
+    /// The view file of a replica is gone.
+    pub fn wiped(&mut self, id: ReplicaId) {
+        self.durable_views[usize::from(id.0)] = View::ZERO;
+        self.members = self.members.iter().filter(|&other| other != id).collect();
         if !self.primaries.is_empty() {
             self.outside.insert(id);
+        }
+    }
+
+    /// A record is durable, or a life begins with it.
+    ///
+    /// # Panics
+    /// When it takes back what was remembered.
+    pub fn remembered(&mut self, id: ReplicaId, record: &Record) {
+        let durable = &mut self.durable_views[usize::from(id.0)];
+        let view = record.view;
+        assert!(
+            view >= *durable,
+            "{id:?} remembers {view:?}: it has been in {durable:?}"
+        );
+        *durable = view;
+        if record.member {
+            self.members.insert(id);
         }
     }
 
@@ -173,14 +214,22 @@ impl Checker {
         self.check_truth();
         let before = self.replicas[usize::from(replica.id().0)];
         let now = Seen::of(replica);
+        if now.role != Role::Outside && !self.may_speak(replica) {
+            // What it has become it may forget: it counts once it can be told.
+            return;
+        }
         assert!(
-            now.role == Role::Recovering || !self.outside.contains(replica.id()),
+            now.role == Role::Outside || !self.outside.contains(replica.id()),
             "{:?} has lost its memory and takes part",
             replica.id()
         );
         self.check_monotone(replica.id(), before, now);
         self.check_base(replica, before);
-        self.check_log(replica, before, now);
+        if now.role != Role::Recovering {
+            // What who recovers has is committed, and no part of the log of a view of its.
+            self.check_log(replica, before, now);
+        }
+        self.check_memory(replica.id(), now);
         self.check_commits(replica, before, now);
         self.check_alike(replica, before, now);
         check_table(replica);
@@ -229,6 +278,32 @@ impl Checker {
         assert!(!normal || now.log_view == now.view, "{id:?}: {now:?}");
     }
 
+    /// Whether it remembers that it is a member, and in the view that it is in.
+    fn may_speak(&self, replica: &Replica) -> bool {
+        let durable = self.durable_views[usize::from(replica.id().0)];
+        self.members.contains(replica.id()) && replica.view() <= durable
+    }
+
+    /// No life forgets the view that an earlier one was in, nor, once it takes part, what that
+    /// acknowledged.
+    fn check_memory(&self, id: ReplicaId, now: Seen) {
+        let durable = self.durable_views[usize::from(id.0)];
+        assert!(
+            now.view >= durable || now.role == Role::Outside,
+            "{id:?} has forgotten {durable:?}: {now:?}"
+        );
+        if matches!(now.role, Role::Outside | Role::Recovering) {
+            return;
+        }
+        let acknowledged = self.acknowledged[usize::from(id.0)].last_key_value();
+        if let Some((&view, &up_to)) = acknowledged {
+            assert!(
+                (now.log_view, now.op) >= (view, up_to),
+                "{id:?} acknowledged {up_to:?} in {view:?} and has lost it: {now:?}"
+            );
+        }
+    }
+
     /// What was cut off is committed, and there is a checkpoint of it. Who has that has it all.
     fn check_base(&mut self, replica: &Replica, before: Seen) {
         let base = replica.base();
@@ -263,7 +338,8 @@ impl Checker {
     fn check_log(&mut self, replica: &Replica, before: Seen, now: Seen) {
         // Within a view a log only grows; a log of a new view may differ from the old one above
         // what was committed.
-        let same_log = now.log_view == before.log_view;
+        let has_recovered = before.role == Role::Recovering;
+        let same_log = now.log_view == before.log_view && !has_recovered;
         assert!(
             !same_log || now.op >= before.op,
             "{:?}: a log shrank in its view",
@@ -510,6 +586,12 @@ impl Checker {
         self.replicas[usize::from(id.0)].role
     }
 
+    /// Whether a replica says that too many have lost their memory.
+    pub fn has_lost_memory(&self, id: ReplicaId) -> bool {
+        let waiting = self.replicas[usize::from(id.0)].waiting;
+        matches!(waiting, Some(WaitingReason::MemoryLost { .. }))
+    }
+
     /// The last entry of a replica's log, as last seen.
     pub fn op(&self, id: ReplicaId) -> OpNumber {
         self.replicas[usize::from(id.0)].op
@@ -539,7 +621,7 @@ impl Checker {
 
     /// Whether these replicas are members of the group.
     pub fn are_members(&self, mut replicas: impl Iterator<Item = ReplicaId>) -> bool {
-        replicas.all(|id| self.replicas[usize::from(id.0)].role != Role::Recovering)
+        replicas.all(|id| self.replicas[usize::from(id.0)].role != Role::Outside)
     }
 
     /// Each replica's state in a line, for a report.
@@ -607,9 +689,38 @@ impl Checker {
         if ignored(Ignored::Diverged) {
             self.marks.hit(Mark::OtherLogIgnored);
         }
+        if now.role == Role::Outside && self.outside.contains(replica.id()) {
+            self.marks.hit(Mark::RestartedReplicaWaits);
+        }
+        if before.role == Role::Recovering {
+            self.mark_recovery(replica, before, now);
+        }
         let views_skipped = now.view.0 > before.view.0 + 1;
         if views_skipped {
             self.marks.hit(Mark::ViewSkipped);
+        }
+    }
+
+    fn mark_recovery(&mut self, replica: &Replica, before: Seen, now: Seen) {
+        if matches!(now.waiting, Some(WaitingReason::MemoryLost { .. })) {
+            self.marks.hit(Mark::MemoryLost);
+        }
+        let is_changing = |seen: &Seen| matches!(seen.role, Role::ViewChange | Role::CatchingUp);
+        if self.replicas.iter().any(is_changing) {
+            self.marks.hit(Mark::RecoveryDuringViewChange);
+        }
+        if now.role == Role::Recovering {
+            if now.commit > before.commit {
+                self.marks.hit(Mark::PartOfMemoryKept);
+            }
+            return;
+        }
+        self.marks.hit(Mark::Recovered);
+        if now.op > before.commit && now.op.0 > self.commits() {
+            self.marks.hit(Mark::UncommittedTailRecovered);
+        }
+        if replica.counters().ignored(Ignored::StaleNonce) > 0 {
+            self.marks.hit(Mark::StaleMemoryIgnored);
         }
     }
 

@@ -25,8 +25,12 @@ pub struct Faults {
     pub pauses: bool,
     /// Replicas that stop for ever: no more than the group survives.
     pub crashes: bool,
-    /// Stopped replicas that come back without their memory.
+    /// Stopped replicas that come back with an empty disk.
     pub restarts: bool,
+    /// Replicas that stop and come back with their view file, and nothing else.
+    pub amnesia: bool,
+    /// Disks that take their time.
+    pub slow_disks: bool,
     /// Clocks that run at different speeds: fast or slow by up to so many millionths.
     pub drift_ppm: u32,
     /// Leases are on, which hold for so long, and bear that drift.
@@ -61,6 +65,8 @@ impl Faults {
             pauses: false,
             crashes: false,
             restarts: false,
+            amnesia: false,
+            slow_disks: false,
             drift_ppm: 0,
             lease: None,
             bad_rings: false,
@@ -105,6 +111,8 @@ impl Faults {
             pauses: on(0.4),
             crashes: on(0.4),
             restarts: on(0.5),
+            amnesia: on(0.5),
+            slow_disks: on(0.4),
             drift_ppm,
             lease,
             bad_rings: on(0.4),
@@ -135,6 +143,8 @@ impl Faults {
             self.deaf_or_mute,
             self.pauses,
             self.crashes,
+            self.amnesia,
+            self.slow_disks,
             self.drift_ppm > 0,
             self.bad_rings,
             self.meddling,

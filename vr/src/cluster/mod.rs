@@ -45,7 +45,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use viewring_protocol::{Checkpoint, Entry, Replica, ReplicaId};
+use viewring_protocol::{Checkpoint, Entry, Record, Replica, ReplicaId};
 use viewring_runtime::net::UdpStats;
 use viewring_runtime::sim::{Link, NodeId, Verdict, World};
 use viewring_transport::specpaxos::{self, Dialect};
@@ -133,6 +133,8 @@ type Start = dyn Fn(&mut World, NodeId, NodeConfig, Watch);
 
 /// The name of every simulated group.
 const CLUSTER: u64 = 1;
+/// The directory of every simulated replica, on a disk of its own.
+const DATA: &str = "/data";
 /// The port of every simulated replica.
 const PORT: u16 = 7000;
 /// Its port for clients that never register.
@@ -161,11 +163,11 @@ impl Cluster {
             let make = Rc::clone(&make);
             world.start(node, move || async move {
                 let bound = Node::bind(config, make()).await;
-                let mut node = bound.expect("a simulated port is free");
+                let mut node = bound.expect("a simulated port is free, and a file whole");
                 node.observe(watch);
                 bug.into_iter().for_each(|bug| node.plant(bug));
                 let Err(error) = node.run().await;
-                panic!("a replica's socket has failed: {error}");
+                panic!("a replica has failed: {error}");
             });
         };
         let mut cluster = Self {
@@ -230,6 +232,7 @@ impl Cluster {
                 dialect,
             }),
             lease: self.config.lease,
+            data: Some(DATA.into()),
             ..NodeConfig::new(CLUSTER, id, self.addresses.clone())
         };
         let watch = Watch {
@@ -298,19 +301,21 @@ impl Cluster {
         });
     }
 
-    /// Stops a replica, with all that it remembers.
+    /// Stops a replica, with all that it remembers but its view file.
     pub fn crash(&mut self, id: ReplicaId) {
         self.world.crash(self.node(id));
     }
 
-    /// Starts a replica that was stopped. It remembers nothing.
+    /// Starts a replica that was stopped. It remembers what is in its view file, and nothing else.
     pub fn restart(&mut self, id: ReplicaId) {
         self.checker.borrow_mut().restarted(id);
-        self.checker
-            .borrow_mut()
-            .marks
-            .hit(Mark::RestartedReplicaWaits);
         self.start_replica(id);
+    }
+
+    /// Gives a replica that was stopped an empty disk: it will remember nothing at all.
+    pub fn wipe(&mut self, id: ReplicaId) {
+        self.world.replace_disk(self.node(id));
+        self.checker.borrow_mut().wiped(id);
     }
 
     /// Stops all replicas at once, and starts them as another group, which knows nothing of this
@@ -318,6 +323,7 @@ impl Cluster {
     pub fn begin_again(&mut self) {
         for id in self.replica_ids() {
             self.crash(id);
+            self.wipe(id);
         }
         self.checker.borrow_mut().forget();
         for id in self.replica_ids() {
@@ -405,5 +411,9 @@ impl Observer for Watch {
 
     fn restored(&mut self, replica: &Replica) {
         self.checker.borrow_mut().restored(replica);
+    }
+
+    fn remembered(&mut self, replica: &Replica, record: &Record) {
+        self.checker.borrow_mut().remembered(replica.id(), record);
     }
 }

@@ -57,7 +57,23 @@ marks! {
     ToldEvicted = "client told that its session has ended",
     /// A primary told a client to come back later.
     ToldBusy = "client told to come back later",
-    /// A replica that had lost its memory waited.
+    /// A replica that had lost its memory had it again.
+    Recovered = "memory recovered",
+    /// It was so while others were between views.
+    RecoveryDuringViewChange = "recovery during a view change",
+    /// What was recovered had entries that were not committed.
+    UncommittedTailRecovered = "uncommitted tail recovered",
+    /// A recovery began again, with what it had that was committed.
+    PartOfMemoryKept = "part of a recovery kept",
+    /// An answer to an earlier question, or life, came to who had lost its memory.
+    StaleMemoryIgnored = "stale answer ignored while recovering",
+    /// A primary lost its memory and came back.
+    PrimaryRestarted = "primary restarted",
+    /// Who had lost its memory was stopped before it had it back, and came back.
+    RestartedWhileRecovering = "restarted while recovering",
+    /// Who had lost its memory knew of more such than the group survives, at least for a while.
+    MemoryLost = "too many have lost their memory",
+    /// A replica that had lost its view file waited.
     RestartedReplicaWaits = "restarted replica waits",
     /// A message of a group that had died whole came to the next one.
     DeadGroupIgnored = "message of a dead group ignored",

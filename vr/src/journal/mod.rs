@@ -1,7 +1,13 @@
 //! Where the log is kept so that an acknowledgement can be believed.
 //!
-//! One journal exists: memory. A group on it survives the loss of f replicas at once and no more;
-//! a replica that comes back has nothing and takes part in nothing.
+//! One journal exists: memory. A group on it survives the loss of f replicas at once and no more. A
+//! replica that comes back has nothing but its view file: with that it recovers from the others,
+//! without it takes part in nothing.
+
+mod view_file;
+
+pub use view_file::ViewFileError;
+pub(crate) use view_file::{Owner, ViewFile};
 
 use viewring_protocol::{Durable, Persist};
 

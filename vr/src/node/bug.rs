@@ -31,6 +31,8 @@ pub enum WaitBug {
     NoHeartbeat,
     /// A backup waits for its primary for ever.
     NeverSuspects,
+    /// What must be remembered is not waited for.
+    RecordNotAwaited,
     /// The messages of a view change are said once.
     ViewChangeSaidOnce,
     /// A view counts as stable as soon as it has started.
@@ -55,6 +57,7 @@ impl WaitBug {
         Self::VotesNeverExpire,
         Self::NoHeartbeat,
         Self::NeverSuspects,
+        Self::RecordNotAwaited,
         Self::ViewChangeSaidOnce,
         Self::BackOffForgottenAtOnce,
         Self::OldVotesCount,
@@ -73,6 +76,7 @@ impl WaitBug {
             Self::VotesNeverExpire => "suspicions are never forgotten",
             Self::NoHeartbeat => "an idle primary is silent",
             Self::NeverSuspects => "a dead primary is waited for",
+            Self::RecordNotAwaited => "a record is not durable when it is relied on",
             Self::ViewChangeSaidOnce => "what is said in a view change is said once",
             Self::BackOffForgottenAtOnce => "the back-off is reset when a view starts",
             Self::OldVotesCount => "votes from before a pause count after it",

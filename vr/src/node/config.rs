@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use thiserror::Error;
 use viewring_protocol::{Configuration, ConfigurationError, Options, ReplicaId};
@@ -10,6 +11,7 @@ use viewring_transport::specpaxos::{self, Dialect};
 use viewring_transport::{EndpointConfig, HEADER_LEN, Sender};
 
 use super::{LeaseConfig, Timeouts};
+use crate::journal::ViewFileError;
 
 /// How to start a replica.
 #[derive(Clone, Debug)]
@@ -48,6 +50,10 @@ pub struct NodeConfig {
     /// Leases; None: a [`Lease`](viewring_protocol::ReadConsistency::Lease) read asks the backups,
     /// as a [`ReadIndex`](viewring_protocol::ReadConsistency::ReadIndex) read does.
     pub lease: Option<LeaseConfig>,
+    /// A directory of this replica's own, for what it must not forget: with it, a replica that was
+    /// stopped comes back, and recovers from the others. Without it, one that is restarted takes
+    /// part in nothing.
+    pub data: Option<PathBuf>,
 }
 
 /// How often the log is replaced by a checkpoint, and how fast others may fetch it. The first two
@@ -118,6 +124,9 @@ pub enum ConfigError {
     /// The address cannot be had.
     #[error("cannot bind {0}: {1}")]
     Bind(SocketAddr, #[source] io::Error),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    ViewFile(#[from] ViewFileError),
 }
 
 impl NodeConfig {
@@ -139,6 +148,7 @@ impl NodeConfig {
             walk_ins: None,
             max_reads: options.max_reads,
             lease: None,
+            data: None,
         }
     }
 

@@ -17,6 +17,7 @@ mod checkpoints;
 mod config;
 mod events;
 mod lease;
+mod memory;
 mod primary;
 mod recovering;
 mod round_trips;
@@ -33,8 +34,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use viewring_protocol::{
-    Answerable, Checkpoint, ClientId, Durable, Effect, Effects, Entry, Incarnation, Kind, Message,
-    Progress, Read, ReadConsistency, Replica, ReplicaId, Reply, Role, View, wire,
+    Answerable, Checkpoint, ClientId, Durable, Effect, Effects, Entry, Kind, Message, Progress,
+    Read, ReadConsistency, Record, Replica, ReplicaId, Reply, Role, View, wire,
 };
 use viewring_runtime::random;
 use viewring_runtime::time::{Instant, sleep, timeout_at};
@@ -46,9 +47,10 @@ use self::bug::FOR_EVER;
 use self::checkpoints::Background;
 use self::events::Happenings;
 use self::lease::Lease;
+use self::memory::Memory;
 use self::round_trips::{PING_KIND, PONG_KIND, RoundTrips};
 use self::walk_ins::Door;
-use crate::journal::Memory;
+use crate::journal;
 use crate::state_machine::StateMachine;
 use crate::status::{self, Status};
 
@@ -66,7 +68,8 @@ pub use self::timeouts::Timeouts;
 pub struct Node<S> {
     core: Replica,
     state_machine: S,
-    journal: Memory,
+    journal: journal::Memory,
+    memory: Memory,
     endpoint: Endpoint,
     /// As they were configured.
     configured: Timeouts,
@@ -134,6 +137,11 @@ pub trait Observer {
     fn restored(&mut self, replica: &Replica) {
         let _ = replica;
     }
+
+    /// This is durable now, or was when the replica started.
+    fn remembered(&mut self, replica: &Replica, record: &Record) {
+        let _ = (replica, record);
+    }
 }
 
 /// What has come, and at which door.
@@ -148,21 +156,23 @@ const MESSAGES_PER_TURN: usize = 1024;
 const BIND_FOR: Duration = Duration::from_secs(1);
 
 impl<S: StateMachine> Node<S> {
-    /// Opens the replica's socket. A port that is taken is tried again for a second.
+    /// Opens the replica's socket, and its view file. A port that is taken is tried again for a
+    /// second. `state_machine` must be new: a replica that has been restarted executes everything
+    /// again.
     ///
     /// # Cancel safety
     /// Dropping it closes the socket.
     ///
     /// # Errors
-    /// [`ConfigError`] when the configuration makes no sense or the address cannot be had.
+    /// [`ConfigError`] when the configuration makes no sense, the address cannot be had, or the
+    /// data directory cannot be used.
     ///
     /// # Panics
     /// Outside a runtime.
     pub async fn bind(config: NodeConfig, state_machine: S) -> Result<Self, ConfigError> {
         let group = config.check()?;
-        let incarnation = Incarnation(random());
-        let core = Replica::new(config.id, group, config.options(), incarnation);
         let own = config.replicas[config.id.index()];
+        // First: whoever has the port has the view file.
         let endpoint = bind(own, |addr| Endpoint::bind(addr, config.endpoint())).await?;
         let door = match &config.walk_ins {
             Some(walk_ins) => Some(Door::new(
@@ -173,11 +183,14 @@ impl<S: StateMachine> Node<S> {
             )),
             None => None,
         };
+        let memory = Memory::open(config.data.as_deref(), &config, group).await?;
+        let core = memory.replica(&config, group, config.options());
         let now = Instant::now();
         Ok(Self {
             core,
             state_machine,
-            journal: Memory,
+            journal: journal::Memory,
+            memory,
             endpoint,
             configured: config.timeouts,
             timeouts: config.timeouts,
@@ -213,7 +226,10 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// Has `observer` watch.
-    pub fn observe(&mut self, observer: impl Observer + 'static) {
+    pub fn observe(&mut self, mut observer: impl Observer + 'static) {
+        if let Some(record) = self.memory.loaded() {
+            observer.remembered(&self.core, record);
+        }
         self.observer = Some(Box::new(observer));
     }
 
@@ -235,7 +251,8 @@ impl<S: StateMachine> Node<S> {
                 | WaitBug::TransferNotRepeated
                 | WaitBug::BackOffForgottenAtOnce
                 | WaitBug::OldVotesCount
-                | WaitBug::RoundTripsIgnored),
+                | WaitBug::RoundTripsIgnored
+                | WaitBug::RecordNotAwaited),
             ) => self.bug = Some(bug),
             Planted::Wait(bug @ (WaitBug::LeaseWithoutDrift | WaitBug::LeaseFromReceipt)) => {
                 self.lease.iter_mut().for_each(|lease| lease.plant(bug))
@@ -250,7 +267,8 @@ impl<S: StateMachine> Node<S> {
     /// Dropping it stops the replica between two turns; calling it again goes on from there.
     ///
     /// # Errors
-    /// Only when the socket cannot be used any more.
+    /// Only when the socket cannot be used any more, or the view file cannot be written. The
+    /// replica must be dropped then.
     pub async fn run(&mut self) -> io::Result<Never> {
         loop {
             let (role, view) = (self.core.role(), self.core.view());
@@ -261,7 +279,8 @@ impl<S: StateMachine> Node<S> {
                 Role::Backup => self.follow().await?,
                 Role::ViewChange => self.change_view().await?,
                 Role::CatchingUp => self.catch_up().await?,
-                Role::Recovering => self.wait_for_group().await?,
+                Role::Recovering => self.recover().await?,
+                Role::Outside => self.wait_for_group().await?,
             }
         }
     }
@@ -283,8 +302,11 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// Waits until something arrives, takes all of it, and does what is to be done about it. When
-    /// upkeep is due it does that.
+    /// upkeep is due it does that. Before anything else, what must be remembered is.
     async fn turn(&mut self) -> io::Result<Progress> {
+        if self.memory.is_writing() {
+            return self.finish_remembering().await;
+        }
         let arrival = match timeout_at(self.busy_at(), self.arrival()).await {
             Ok(arrival) => Some(arrival?),
             Err(_elapsed) => None,
@@ -379,7 +401,10 @@ impl<S: StateMachine> Node<S> {
         if self.core.is_primary() {
             return self.core.renew_round();
         }
-        let may_fetch = matches!(self.core.role(), Role::Backup | Role::CatchingUp);
+        let may_fetch = matches!(
+            self.core.role(),
+            Role::Backup | Role::CatchingUp | Role::Recovering
+        );
         let never = self.bug == Some(WaitBug::TransferNotRepeated);
         if std::mem::take(&mut self.transferred) || !may_fetch || never {
             return Progress::NONE;
@@ -521,7 +546,10 @@ impl<S: StateMachine> Node<S> {
     }
 
     fn answer_reads(&mut self) {
-        while let Some(answer) = self.core.next_read() {
+        // An answer names the view, which may be forgotten still: it waits as all effects do.
+        while !self.memory.is_writing()
+            && let Some(answer) = self.core.next_read()
+        {
             self.result.clear();
             self.state_machine
                 .query(&answer.read.body, &mut self.result);
@@ -538,45 +566,54 @@ impl<S: StateMachine> Node<S> {
     fn perform(&mut self) {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain() {
-            match effect {
-                Effect::Send { to, message } => {
-                    let to = self.replicas[usize::from(to.0)];
-                    self.send([to], &message);
-                }
-                Effect::Broadcast(message) => {
-                    let own = usize::from(self.core.id().0);
-                    let others = |&(index, _): &(usize, &SocketAddr)| index != own;
-                    let replicas = std::mem::take(&mut self.replicas);
-                    let to = replicas
-                        .iter()
-                        .enumerate()
-                        .filter(others)
-                        .map(|(_, &to)| to);
-                    self.send(to, &message);
-                    self.replicas = replicas;
-                }
-                Effect::Reply(reply) => self.reply(&reply),
-                Effect::ReplyWalkIn(reply) => {
-                    let sent = self.door.as_ref().map(|door| door.reply(&reply));
-                    if let Some(Err(_too_long)) = sent {
-                        self.drops.too_long += 1;
-                    }
-                }
-                Effect::Checkpoint(draft) => self.background.ordered = Some(draft),
-                Effect::Restore(restore) => self.begin_restore(restore),
-                Effect::ReadReply(reply) => {
-                    self.encoded.clear();
-                    wire::encode_read_reply(&reply, &mut self.encoded);
-                    self.send_to_client(reply.client, wire::kind::READ_REPLY);
-                }
-                Effect::Persist(order) => {
-                    let durable = self.journal.write(order);
-                    self.durable.push(durable);
-                }
-            }
+            self.perform_one(effect);
         }
         self.effects = effects;
         self.begin_checkpoint();
+    }
+
+    /// At once, or when what it rests on is durable.
+    fn perform_one(&mut self, effect: Effect) {
+        let Some(effect) = self.hold(effect) else {
+            return;
+        };
+        match effect {
+            Effect::Send { to, message } => {
+                let to = self.replicas[usize::from(to.0)];
+                self.send([to], &message);
+            }
+            Effect::Broadcast(message) => {
+                let own = usize::from(self.core.id().0);
+                let others = |&(index, _): &(usize, &SocketAddr)| index != own;
+                let replicas = std::mem::take(&mut self.replicas);
+                let to = replicas
+                    .iter()
+                    .enumerate()
+                    .filter(others)
+                    .map(|(_, &to)| to);
+                self.send(to, &message);
+                self.replicas = replicas;
+            }
+            Effect::Reply(reply) => self.reply(&reply),
+            Effect::ReplyWalkIn(reply) => {
+                let sent = self.door.as_ref().map(|door| door.reply(&reply));
+                if let Some(Err(_too_long)) = sent {
+                    self.drops.too_long += 1;
+                }
+            }
+            Effect::Checkpoint(draft) => self.background.ordered = Some(draft),
+            Effect::Restore(restore) => self.begin_restore(restore),
+            Effect::ReadReply(reply) => {
+                self.encoded.clear();
+                wire::encode_read_reply(&reply, &mut self.encoded);
+                self.send_to_client(reply.client, wire::kind::READ_REPLY);
+            }
+            Effect::Persist(order) => {
+                let durable = self.journal.write(order);
+                self.durable.push(durable);
+            }
+            Effect::Remember(record) => self.remember(record),
+        }
     }
 
     fn send(&mut self, to: impl IntoIterator<Item = SocketAddr>, message: &Message) {

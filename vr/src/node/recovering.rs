@@ -1,4 +1,5 @@
-//! Not a member: waiting for a group to form, or for a way back into one.
+//! Not a member: waiting for a group to form, or for a way back into one. Or a member that has lost
+//! its memory, and asks the others for it (VRR §4.3).
 
 use std::io;
 use std::time::Duration;
@@ -20,7 +21,7 @@ impl<S: StateMachine> Node<S> {
     pub(super) async fn wait_for_group(&mut self) -> io::Result<()> {
         let mut complain_at = Instant::now() + COMPLAIN_AFTER;
         let _changed = self.act(Replica::announce);
-        while self.core.role() == Role::Recovering {
+        while self.core.role() == Role::Outside {
             let again = self.timeouts.announce;
             match timeout(again, self.turn_until(Progress::ROLE_CHANGED)).await {
                 Ok(changed) => drop(changed?),
@@ -28,20 +29,55 @@ impl<S: StateMachine> Node<S> {
                     let _changed = self.act(Replica::announce);
                 }
             }
-            if Instant::now() >= complain_at {
-                self.complain();
-                complain_at = Instant::now() + COMPLAIN_EVERY;
-            }
+            self.complain(&mut complain_at);
         }
         Ok(())
     }
 
-    fn complain(&self) {
+    /// Asks for its memory until it has it. Until then it votes for, acknowledges and answers
+    /// nothing. What takes too long is begun again, with more patience.
+    pub(super) async fn recover(&mut self) -> io::Result<()> {
+        let mut complain_at = Instant::now() + COMPLAIN_AFTER;
+        while self.core.role() == Role::Recovering {
+            let patience = self.patience();
+            let _changed = self.act(Replica::begin_recovery);
+            // Restarts with every page: a long log takes its time.
+            while let Ok(moved) = timeout(patience, self.fetch_memory()).await {
+                let _moved = moved?;
+                if self.core.role() != Role::Recovering {
+                    return Ok(());
+                }
+            }
+            self.complain(&mut complain_at);
+        }
+        Ok(())
+    }
+
+    /// Until something of it has come, asks again.
+    async fn fetch_memory(&mut self) -> io::Result<Progress> {
+        let awaited = Progress::TRANSFERRED | Progress::ROLE_CHANGED;
+        loop {
+            match timeout(self.timeouts.announce, self.turn_until(awaited)).await {
+                Ok(moved) => return moved,
+                Err(_elapsed) => {
+                    let _changed = self.act(Replica::announce);
+                }
+            }
+        }
+    }
+
+    fn complain(&self, at: &mut Instant) {
+        if Instant::now() < *at {
+            return;
+        }
+        *at = Instant::now() + COMPLAIN_EVERY;
         let replica = self.core.id().0;
         match self.core.waiting_reason() {
             Some(reason @ WaitingReason::GroupRunsWithoutMe { .. }) => {
                 tracing::warn!(replica, "not a member, and takes part in nothing: {reason}");
             }
+            Some(reason @ WaitingReason::MemoryLost { .. }) => tracing::error!(replica, "{reason}"),
+            Some(reason @ WaitingReason::Recovering { .. }) => tracing::info!(replica, "{reason}"),
             Some(reason) => tracing::info!(replica, "not a member yet: {reason}"),
             None => {}
         }

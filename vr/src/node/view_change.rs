@@ -68,7 +68,7 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// How long this view may take to start.
-    fn patience(&mut self) -> Duration {
+    pub(super) fn patience(&mut self) -> Duration {
         let doublings = self.failures.min(MAX_DOUBLINGS);
         self.failures += 1;
         Self::jittered(self.timeouts.view_change * 2u32.pow(doublings))

@@ -157,6 +157,7 @@ fn sockets(settings: &Settings, run: &Run) -> Result<Vec<Client>, Failure> {
             ConfigError::Group(_)
             | ConfigError::UnknownId { .. }
             | ConfigError::SameAddress(_)
+            | ConfigError::ViewFile(_)
             | ConfigError::Value(_) => error.into(),
         })
     };

@@ -1,37 +1,45 @@
-//! How a group without disks begins. Not in the paper.
+//! How a group begins. Not in the paper.
 //!
 //! A replica that has lost its memory must not take part: it would acknowledge with nothing
-//! behind it, or vote with a log that has forgotten what it acknowledged. Without a disk, a
-//! replica that starts cannot tell by itself whether its group starts with it or runs already.
-//! So every life of a replica has its own *incarnation*, and a group is a set of incarnations,
-//! one a replica, all of which have promised to be of that set and no other:
+//! behind it, or vote with a log that has forgotten what it acknowledged. A replica that starts
+//! with nothing cannot tell by itself whether its group starts with it or runs already. So every
+//! record of a replica, or every life of one that keeps none, has its own *incarnation*, and a
+//! group is a set of incarnations, one a replica, all of which have promised to be of that set
+//! and no other:
 //!
 //! 1. A starting replica says its incarnation. When it knows one of every replica, it *locks*
-//!    that set, for the rest of its life, and says so.
+//!    that set, for ever, and says so.
 //! 2. When all replicas have said that they locked the same set, the group is formed: whoever
 //!    knows this is a *member*, normal in view 0 with an empty log. Whoever locked the set and
 //!    hears a member of it knows it, too.
+//!
+//! Each step is remembered before it is spoken of: the incarnation, the set, the membership. So
+//! who is restarted goes on where it was: it forms the same group under the same incarnation,
+//! whose promise it keeps; and only who may have taken part in it has something to
+//! [recover](super::recovery).
 //!
 //! *Why it is safe.* A set with a member was locked by all its incarnations. Two such sets that
 //! differ cannot share an incarnation, as each locks once: they differ in every replica, so
 //! every replica of the elder set is dead, and with it all that a diskless group can keep. While
 //! one member lives, no other group can form: it is asked, and does not lock again. A replica
-//! that was restarted therefore stays outside; to the others it is one that has crashed, and f
-//! of these are tolerated. The root of the log's hash chain is made of the set, so that messages
-//! of a group that died whole fit nowhere in the next.
+//! that was restarted without its record therefore stays outside; to the others it is one that
+//! has crashed, and f of these are tolerated. The root of the log's hash chain is made of the
+//! set, so that messages of a group that died whole fit nowhere in the next.
 //!
 //! *What it costs.* Forming needs all replicas, and a replica that dies between locking and
-//! forming blocks the others until they are restarted: [`Replica::waiting_reason`] says so.
+//! forming, and loses its record or keeps none, blocks the others until they begin anew as well:
+//! [`Replica::waiting_reason`] says so.
 
-use super::{Replica, Status};
+use super::{Replica, Role, Status};
 use crate::bug::Bug;
 use crate::configuration::Configuration;
 use crate::counters::Ignored;
 use crate::effects::{Effects, Progress};
 use crate::ids::{Checksum, Incarnation, ReplicaId, View};
 use crate::log::Log;
-use crate::message::{Hello, Message};
+use crate::message::{Hello, Message, Standing};
 use crate::quorum::ReplicaSet;
+use crate::record::Record;
 use alloc::vec::Vec;
 use core::fmt;
 use xxhash_rust::xxh3::xxh3_64;
@@ -44,12 +52,25 @@ pub enum WaitingReason {
     /// All are there; these have not said yet that they form the same group.
     WaitingForAgreement(ReplicaSet),
     /// We promised to form a group with lives of these replicas that have ended: all replicas
-    /// that are not members must be restarted.
+    /// that are not members must begin anew.
     LockedWithDead(ReplicaSet),
     /// The group was formed without this life of the replica, which was restarted.
     GroupRunsWithoutMe {
         /// The view that a member told.
         view: View,
+    },
+    /// A member that asks the others for the memory that it has lost.
+    Recovering {
+        /// Who has answered.
+        answered: ReplicaSet,
+        /// How many must answer, the primary among them.
+        needed: u8,
+    },
+    /// More replicas have lost their memory than the group survives: it cannot go on, and nothing
+    /// begins by itself.
+    MemoryLost {
+        /// Those that have, as far as is known; also this one.
+        lost: ReplicaSet,
     },
 }
 
@@ -78,13 +99,27 @@ impl fmt::Display for WaitingReason {
             }
             Self::LockedWithDead(ids) => write!(
                 f,
-                "replica {} was restarted while the group formed: restart this one, too",
+                "replica {} began anew while the group formed: restart this one, too, without its \
+                 data directory if it has one",
                 List(*ids)
             ),
             Self::GroupRunsWithoutMe { view } => write!(
                 f,
                 "the group runs (view {view}) and this replica was restarted without its memory: \
                  it cannot take part"
+            ),
+            Self::Recovering { answered, needed } => write!(
+                f,
+                "this replica has lost its memory and asks the others for it: {} of {needed} \
+                 have answered",
+                answered.len()
+            ),
+            Self::MemoryLost { lost } => write!(
+                f,
+                "replicas {} have lost their memory, which are more than the group survives: what \
+                 it held is lost, and nothing begins by itself. For a new group, restart all \
+                 replicas on empty data directories",
+                List(*lost)
             ),
         }
     }
@@ -94,6 +129,7 @@ impl fmt::Display for WaitingReason {
 #[derive(Debug)]
 pub(super) struct Formation {
     me: ReplicaId,
+    incarnation: Incarnation,
     /// The last life heard of each replica, our own included.
     heard: Vec<Option<Incarnation>>,
     /// The set that was promised, for ever.
@@ -112,6 +148,7 @@ impl Formation {
         heard[me.index()] = Some(incarnation);
         Self {
             me,
+            incarnation,
             heard,
             locked: None,
             agreeing: ReplicaSet::EMPTY,
@@ -135,11 +172,16 @@ impl Formation {
             self.runs_without_me = None;
         }
         let all: Option<Vec<_>> = self.heard.iter().copied().collect();
-        if all.is_some() {
-            self.locked = all;
-            self.agreeing.insert(self.me);
-            self.hello_due = true;
+        if let Some(all) = all {
+            self.promise(all);
         }
+    }
+
+    /// Will be of this set and no other.
+    pub(super) fn promise(&mut self, founders: Vec<Incarnation>) {
+        self.locked = Some(founders);
+        self.agreeing.insert(self.me);
+        self.hello_due = true;
     }
 
     /// A replica that is not a member spoke. Whether it told something new.
@@ -161,30 +203,52 @@ impl Formation {
 }
 
 impl Replica {
-    /// A periodic timeout while recovering: says who we are.
+    /// A periodic timeout while outside or recovering: says who we are, and what we need.
     pub fn announce(&mut self, effects: &mut Effects) -> Progress {
         self.invariants();
-        if self.status != Status::Recovering {
-            return self.ignore(Ignored::WrongRole);
+        match self.role() {
+            Role::Outside => {
+                self.try_to_form();
+                self.formation.hello_due = true;
+                self.flush_hello(effects);
+            }
+            Role::Recovering => self.ask_for_memory(effects),
+            Role::Primary | Role::Backup | Role::ViewChange | Role::CatchingUp => {
+                return self.ignore(Ignored::WrongRole);
+            }
         }
-        self.formation.hello_due = true;
-        self.flush_hello(effects);
         self.invariants();
-        Progress::NONE
+        self.formed()
     }
 
     pub(super) fn flush_hello(&mut self, effects: &mut Effects) {
         if self.formation.hello_due {
             self.formation.hello_due = false;
+            self.remember(effects);
             effects.broadcast(Message::Hello(self.hello()));
+        }
+    }
+
+    /// What must not be forgotten.
+    pub(super) fn record(&self) -> Record {
+        Record {
+            incarnation: self.formation.incarnation,
+            founders: self.formation.locked.clone(),
+            member: self.role() != Role::Outside,
+            view: self.view,
         }
     }
 
     fn hello(&self) -> Hello {
         Hello {
-            incarnation: self.incarnation,
+            incarnation: self.formation.incarnation,
             locked: self.formation.locked.clone(),
-            member: self.status != Status::Recovering,
+            standing: match self.role() {
+                Role::Outside => Standing::Forming,
+                Role::Recovering => Standing::Recovering,
+                Role::Primary | Role::Backup => Standing::Member,
+                Role::ViewChange | Role::CatchingUp => Standing::Member,
+            },
             view: self.view,
         }
     }
@@ -204,17 +268,46 @@ impl Replica {
         {
             return self.ignore(Ignored::Inconsistent);
         }
-        if self.status != Status::Recovering {
-            if hello.member {
-                return self.ignore(Ignored::NothingNew);
+        let progress = match (self.role(), hello.standing) {
+            (Role::Outside, Standing::Forming) => self.on_hello_of_starting(from, &hello),
+            (Role::Outside, Standing::Member | Standing::Recovering) => {
+                self.on_hello_of_member(hello)
             }
-            effects.send(from, Message::Hello(self.hello()));
-            return Progress::NONE;
+            (_, Standing::Forming) => {
+                self.note_loss(from, &hello);
+                self.remember(effects);
+                effects.send(from, Message::Hello(self.hello()));
+                Progress::NONE
+            }
+            (_, Standing::Member | Standing::Recovering) => {
+                self.note_loss(from, &hello);
+                self.ignore(Ignored::NothingNew)
+            }
+        };
+        // A promise, or the membership, is remembered before anything that rests on it.
+        self.remember(effects);
+        progress
+    }
+
+    /// While recovering: has the sender lost its memory of our group, too, or never had it?
+    fn note_loss(&mut self, from: ReplicaId, hello: &Hello) {
+        let ours = hello.locked == self.formation.locked;
+        if let Some(asking) = &mut self.recovery {
+            let lost = match hello.standing {
+                // It has yet to become the member that it promised to be.
+                Standing::Forming => !ours,
+                Standing::Member => !ours,
+                Standing::Recovering => true,
+            };
+            asking.note(from, lost);
         }
-        if hello.member {
-            return self.on_hello_of_member(hello);
-        }
-        if !self.formation.hear(from, &hello) {
+    }
+
+    fn on_hello_of_starting(&mut self, from: ReplicaId, hello: &Hello) -> Progress {
+        let was_locked = self.formation.locked.is_some();
+        let news = self.formation.hear(from, hello);
+        self.remember_due |= was_locked != self.formation.locked.is_some();
+        if !news {
             return self.ignore(Ignored::NothingNew);
         }
         self.formation.hello_due = true;
@@ -246,8 +339,10 @@ impl Replica {
     }
 
     /// Step 2: forms the group, if all have promised the same.
-    pub(super) fn try_to_form(&mut self) {
+    fn try_to_form(&mut self) {
+        let was_locked = self.formation.locked.is_some();
         self.formation.try_to_lock();
+        self.remember_due |= was_locked != self.formation.locked.is_some();
         let agreed = self.formation.agreeing.len() == self.group.replica_count();
         if let Some(set) = self.formation.locked.clone().filter(|_| agreed) {
             self.form(set);
@@ -256,6 +351,15 @@ impl Replica {
 
     /// Becomes a member of the group of these incarnations.
     pub(super) fn form(&mut self, founders: Vec<Incarnation>) {
+        self.name_group(founders);
+        self.formation.runs_without_me = None;
+        self.formation.hello_due = true;
+        self.status = Status::Normal;
+        self.remember_due = true;
+    }
+
+    /// Is of the group of these incarnations, and knows nothing of its log.
+    pub(super) fn name_group(&mut self, founders: Vec<Incarnation>) {
         let mut bytes = Vec::new();
         for incarnation in &founders {
             bytes.extend_from_slice(&incarnation.0.to_le_bytes());
@@ -266,10 +370,7 @@ impl Replica {
         }
         self.formation.root = Checksum(xxh3_64(&bytes));
         self.formation.locked = Some(founders);
-        self.formation.runs_without_me = None;
-        self.formation.hello_due = true;
         self.log = Log::new(self.formation.root);
-        self.status = Status::Normal;
     }
 
     /// The root of the log's hash chain: names the group.
@@ -280,23 +381,24 @@ impl Replica {
     /// Names the group of incarnations that this replica is a member of: the same at all
     /// members, another for each group. None while it is not a member.
     pub fn group_checksum(&self) -> Option<Checksum> {
-        (self.status != Status::Recovering).then_some(self.formation.root)
+        (self.role() != Role::Outside).then_some(self.formation.root)
     }
 
-    /// Why this replica is not a member (yet), for humans. None if it is.
+    /// Why this replica is not a member (yet), or has not recovered, for humans. None if it
+    /// takes part.
     pub fn waiting_reason(&self) -> Option<WaitingReason> {
-        if self.status != Status::Recovering {
-            return None;
+        if self.role() != Role::Outside {
+            return self.reason_to_recover();
         }
         let formation = &self.formation;
         if let Some((_, view)) = formation.runs_without_me {
             return Some(WaitingReason::GroupRunsWithoutMe { view });
         }
         let all = || self.group.replicas();
-        let Some(locked) = &formation.locked else {
-            let silent = all()
-                .filter(|id| formation.heard[id.index()].is_none())
-                .collect();
+        let silent: ReplicaSet = all()
+            .filter(|id| formation.heard[id.index()].is_none())
+            .collect();
+        let Some(locked) = formation.locked.as_ref().filter(|_| silent.is_empty()) else {
             return Some(WaitingReason::WaitingFor(silent));
         };
         let dead: ReplicaSet = all()
@@ -328,7 +430,11 @@ mod tests {
         let hello = Hello {
             incarnation: Incarnation(life),
             locked,
-            member,
+            standing: if member {
+                Standing::Member
+            } else {
+                Standing::Forming
+            },
             view: View(4),
         };
         let mut effects = Effects::new();
@@ -340,7 +446,9 @@ mod tests {
     #[test]
     fn a_group_of_one_forms_at_once() {
         let group = Configuration::new(1).expect("odd");
-        let replica = Replica::new(ReplicaId(0), group, Options::default(), Incarnation(5));
+        let mut replica = Replica::new(ReplicaId(0), group, Options::default(), Incarnation(5));
+        let progress = replica.announce(&mut Effects::new());
+        assert_eq!(progress, Progress::ROLE_CHANGED);
         assert!(replica.is_primary() && replica.waiting_reason().is_none());
     }
 

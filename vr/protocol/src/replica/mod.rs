@@ -6,6 +6,7 @@ mod fetching;
 mod formation;
 mod normal;
 mod reads;
+mod recovery;
 mod serving;
 mod state_transfer;
 mod status;
@@ -22,11 +23,14 @@ use crate::client_table::ClientTable;
 use crate::configuration::{Configuration, Options};
 use crate::counters::{Counters, Ignored};
 use crate::effects::{Durable, Effects, Persist, Progress};
-use crate::ids::{Checksum, ClientId, Incarnation, OpNumber, ReplicaId, RequestNumber, View};
+use crate::ids::{
+    Checksum, ClientId, Incarnation, Nonce, OpNumber, ReplicaId, RequestNumber, View,
+};
 use crate::in_flight::InFlight;
 use crate::log::{Entry, Kind, Log};
 use crate::message::{Message, Outcome, Reply, Request};
 use crate::quorum::{Acks, ReplicaSet, Votes};
+use crate::record::Record;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use busy::Busy;
@@ -34,6 +38,7 @@ use checkpoint::Checkpoints;
 use fetching::Fetching;
 use formation::Formation;
 use reads::Reads;
+use recovery::Asking;
 use serving::Serving;
 use state_transfer::{Front, Nonces, Transfer};
 use view_change::Brought;
@@ -53,11 +58,12 @@ use view_change::Brought;
 /// | [`suspect_primary`](Self::suspect_primary) | backup | the primary was silent |
 /// | [`resend_view_change`](Self::resend_view_change) | view change | the view has not started |
 /// | [`give_up_view`](Self::give_up_view) | view change, catching up | … for a long while |
-/// | [`resend_get_state`](Self::resend_get_state) | catching up, backup | no page has arrived |
+/// | [`resend_get_state`](Self::resend_get_state) | catching up, backup, recovering | no page |
 /// | [`refill`](Self::refill) | any | periodic, often |
 /// | [`expire_votes`](Self::expire_votes) | members | periodic, twice the silence or more |
 /// | [`ease`](Self::ease) | primary | periodic, some ten times a second or more |
-/// | [`announce`](Self::announce) | recovering | periodic |
+/// | [`announce`](Self::announce) | outside, recovering | periodic |
+/// | [`begin_recovery`](Self::begin_recovery) | recovering | at once, and when nothing comes |
 /// | [`renew_round`](Self::renew_round) | primary | periodic |
 #[derive(Debug)]
 pub struct Replica {
@@ -115,6 +121,12 @@ pub struct Replica {
     reads: Reads,
 
     formation: Formation,
+    /// A member that has lost its memory: what it has heard of it.
+    recovery: Option<Asking>,
+    /// Normal: who has lost its memory and asks for it.
+    asked_by: BTreeMap<ReplicaId, Nonce>,
+    /// What must be remembered has changed and the caller was not told.
+    remember_due: bool,
 
     /// Always none, but in tests of tests.
     bug: Option<Bug>,
@@ -122,7 +134,9 @@ pub struct Replica {
 
 impl Replica {
     /// A replica that starts with nothing and forms a group with the others. `incarnation` must
-    /// never have been used by this replica before.
+    /// never have been used by this replica before. What it must not forget it tells from now on
+    /// ([`Effect::Remember`](crate::Effect::Remember)); if that is not kept, it must never be
+    /// started again but in this way.
     ///
     /// # Panics
     ///
@@ -134,7 +148,7 @@ impl Replica {
         incarnation: Incarnation,
     ) -> Self {
         assert!(group.contains(id), "the replica is of the group");
-        let mut replica = Self {
+        Self {
             id,
             group,
             options,
@@ -170,14 +184,48 @@ impl Replica {
             checkpoints: Checkpoints::default(),
             reads: Reads::new(incarnation, options.lease_us > 0),
             formation: Formation::new(id, &group, incarnation),
+            recovery: None,
+            asked_by: BTreeMap::new(),
+            remember_due: true,
             bug: None,
-        };
-        replica.try_to_form();
+        }
+    }
+
+    /// A later life of a replica, which begins with what it has [told](crate::Effect::Remember)
+    /// to be remembered last. If it was a member of a group, it recovers: see
+    /// [`begin_recovery`](Self::begin_recovery). Else it goes on to form one. `incarnation` must
+    /// never have been used by this replica before.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `id` is not of the group, or the record [not of the replica](Record::is_of).
+    pub fn returning(
+        id: ReplicaId,
+        group: Configuration,
+        options: Options,
+        incarnation: Incarnation,
+        record: Record,
+    ) -> Self {
+        assert!(record.is_of(id, &group), "the record is of this replica");
+        let mut replica = Self::new(id, group, options, incarnation);
+        replica.formation = Formation::new(id, &group, record.incarnation);
+        replica.view = record.view;
+        replica.remember_due = false;
+        match record.founders {
+            Some(founders) if record.member => {
+                replica.name_group(founders);
+                replica.recovery = Some(Asking::new(replica.nonces.fresh()));
+            }
+            Some(founders) => replica.formation.promise(founders),
+            None => {}
+        }
+        replica.invariants();
         replica
     }
 
     /// A member of a group that runs in view 0 with an empty log: for tests and simulations.
-    /// A replica must never be started twice in this way within one group.
+    /// A replica must never be started twice in this way within one group. To be flushed before
+    /// anything else.
     ///
     /// # Panics
     ///
@@ -219,10 +267,12 @@ impl Replica {
             self.ignore(Ignored::UnknownSender)
         } else if let Message::Hello(hello) = message {
             self.on_hello(from, hello, effects)
-        } else if self.status == Status::Recovering {
+        } else if self.role() == Role::Outside {
             self.ignore(Ignored::NotMember)
         } else if self.is_of_other_group(&message) {
             self.ignore(Ignored::OtherGroup)
+        } else if self.role() == Role::Recovering {
+            self.on_message_recovering(from, message, effects)
         } else if self.must_stay() && message.leads_to().is_some_and(|view| view > self.view) {
             self.ignore(Ignored::Promised)
         } else {
@@ -251,6 +301,8 @@ impl Replica {
             Message::CheckpointChunk(chunk) => self.on_checkpoint_chunk(from, chunk, effects),
             Message::Round(round) => self.on_round(from, round, effects),
             Message::RoundOk(ok) => self.on_round_ok(from, ok),
+            Message::Recovery(recovery) => self.on_recovery(from, recovery, effects),
+            Message::RecoveryResponse(_) => self.ignore(Ignored::StaleNonce),
             Message::Request(_) | Message::Reply(_) | Message::Hello(_) => {
                 self.ignore(Ignored::NotForReplicas)
             }
@@ -262,6 +314,7 @@ impl Replica {
     /// after each timeout.
     pub fn flush(&mut self, effects: &mut Effects) -> Progress {
         self.invariants();
+        self.remember(effects);
         self.trim();
         self.drop_useless();
         self.flush_refused_reads(effects);
@@ -276,8 +329,9 @@ impl Replica {
             Role::Backup if ordered => self.flush_round_ok(effects),
             Role::Backup => self.flush_prepare_ok(effects) | self.flush_round_ok(effects),
             Role::ViewChange | Role::CatchingUp => Progress::NONE,
-            Role::Recovering => Progress::NONE,
+            Role::Recovering | Role::Outside => Progress::NONE,
         };
+        self.flush_recovery_responses(effects);
         self.flush_hello(effects);
         self.invariants();
         progress
@@ -286,7 +340,9 @@ impl Replica {
     /// Orders the journal to write what it was not given yet; whether there was anything.
     fn flush_persist(&mut self, effects: &mut Effects) -> bool {
         let last = self.log.op();
-        if last == self.persisted && !self.persist_due {
+        // Who recovers has a part of a log, of no view.
+        let whole = self.status != Status::Recovering;
+        if !whole || (last == self.persisted && !self.persist_due) {
             return false;
         }
         let first = self.persisted.next();
@@ -325,7 +381,7 @@ impl Replica {
             }
             // The log is kept through a view change, but nothing is acknowledged in one.
             Role::ViewChange | Role::CatchingUp => Progress::NONE,
-            Role::Recovering => Progress::NONE,
+            Role::Recovering | Role::Outside => Progress::NONE,
         };
         self.invariants();
         progress
@@ -439,13 +495,17 @@ impl Replica {
 
     /// Replaces everything behind `front` by the log of the present view, and is normal.
     fn install(&mut self, front: Front, suffix: Vec<Entry>, commit: OpNumber) {
-        assert_eq!(self.status, Status::ViewChange);
+        let recovers = self.status == Status::Recovering && self.recovery.is_some();
+        assert!(recovers || self.status == Status::ViewChange);
         let common = match front {
             Front::Common(common) => common,
             Front::Checkpoint => self.begin_behind_fetched(),
         };
         assert!(common >= self.commit, "what is committed is never replaced");
-        assert!(self.log_view < self.view, "a view's log is installed once");
+        assert!(
+            recovers || self.log_view < self.view,
+            "a life installs a view's log once"
+        );
         let keeps_tail = self.has(Bug::TailAckedUnproven) && suffix.is_empty();
         let was_in_flight = core::mem::take(&mut self.in_flight);
         if !keeps_tail {
@@ -476,6 +536,14 @@ impl Replica {
         self.brought.clear();
         self.start_view_asked = false;
         self.reads.begin_view(self.log.op());
+        self.recovery = None;
+    }
+
+    /// Tells what must be remembered, if that has changed: before anything that rests on it.
+    fn remember(&mut self, effects: &mut Effects) {
+        if core::mem::take(&mut self.remember_due) {
+            effects.remember(self.record());
+        }
     }
 
     /// The index of what is in the log and not executed.
@@ -540,12 +608,18 @@ impl Replica {
                 assert!(!self.abdicating && !self.ack_due && self.late.is_empty());
             }
             Status::Recovering => {
-                assert_eq!(
-                    (self.view, op),
-                    (View::ZERO, OpNumber::ZERO),
+                let is_outside = self.recovery.is_none();
+                assert!(
+                    !is_outside || (self.view, op) == (View::ZERO, OpNumber::ZERO),
                     "nothing was learned"
                 );
-                assert!(own_vote.is_none() && self.transfer.is_none());
+                assert!(
+                    self.transfer
+                        .as_ref()
+                        .is_none_or(|t| !is_outside && !t.is_gap())
+                );
+                assert!(self.commit == op, "what is fetched in vain is committed");
+                assert!(own_vote.is_none() && self.brought.is_empty() && !self.ack_due);
             }
         }
     }
@@ -567,7 +641,8 @@ impl Replica {
                     self.reply(request.id(), Outcome::NotPrimary, effects);
                 }
             }
-            Role::Recovering => self.counters.count(Ignored::NotMember),
+            Role::Recovering => self.counters.count(Ignored::Recovering),
+            Role::Outside => self.counters.count(Ignored::NotMember),
         }
         self.invariants();
         Progress::NONE

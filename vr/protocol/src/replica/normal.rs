@@ -275,7 +275,7 @@ impl Replica {
         }
         let mut progress = Progress::HEARD_PRIMARY;
         if view > self.view {
-            progress |= self.enter_view(view);
+            progress |= self.enter_view(view, effects);
             if self.has(Bug::TruncateAtGetState) && self.durable == self.persisted {
                 self.forget_uncommitted();
             }

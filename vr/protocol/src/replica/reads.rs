@@ -182,7 +182,8 @@ impl Replica {
         self.invariants();
         let is_local = read.consistency == ReadConsistency::Local;
         let refusal = match self.role() {
-            Role::Recovering => return self.ignore(Ignored::NotMember),
+            Role::Recovering => return self.ignore(Ignored::Recovering),
+            Role::Outside => return self.ignore(Ignored::NotMember),
             _ if read.body.len() > self.options.max_body_bytes => Some(ReadOutcome::TooLarge),
             _ if self.reads.len() >= self.options.max_reads => Some(ReadOutcome::Busy),
             _ if is_local => None,

@@ -89,9 +89,30 @@ impl Transfer {
         matches!(self.purpose, Purpose::Gap)
     }
 
+    /// Whether it waits for the state machine only.
+    pub(super) fn is_restoring(&self) -> bool {
+        self.stage == Stage::Restoring
+    }
+
     /// Whether this order is its last one.
     pub(super) fn waits_for(&self, restore: &Restore) -> bool {
         self.stage == Stage::Restoring && self.nonce == restore.nonce
+    }
+
+    /// Of a view's log: the last entry that we had of it, what has come behind that, and what of
+    /// it is committed.
+    pub(super) fn into_fetched(self) -> Option<(OpNumber, Vec<Entry>, OpNumber)> {
+        match self.purpose {
+            Purpose::Log {
+                common,
+                behind: None,
+                suffix,
+                commit,
+                ..
+            } => Some((common, suffix, commit)),
+            // A checkpoint that has come is kept in any case.
+            Purpose::Gap | Purpose::Log { .. } => None,
+        }
     }
 }
 
@@ -226,7 +247,8 @@ impl Replica {
             Role::Backup if self.transfer.is_none() => return self.fill_gap(effects),
             Role::Backup => {}
             Role::CatchingUp => self.renew_vote(effects),
-            Role::Primary | Role::ViewChange | Role::Recovering => {
+            Role::Recovering => {}
+            Role::Primary | Role::ViewChange | Role::Outside => {
                 return self.ignore(Ignored::WrongRole);
             }
         }

@@ -15,7 +15,7 @@ pub enum Status {
     Normal,
     /// Between views.
     ViewChange,
-    /// Not a member (yet): takes part in nothing.
+    /// Not a member (yet), or without the memory of one: takes part in nothing.
     Recovering,
 }
 
@@ -32,8 +32,10 @@ pub enum Role {
     /// Knows the log of its view and fetches what it lacks of it: `resend_get_state`,
     /// `give_up_view`, `expire_votes`.
     CatchingUp,
-    /// Not a member (yet): `announce`.
+    /// A member that has lost its memory: `begin_recovery`, `announce`, `resend_get_state`.
     Recovering,
+    /// Not a member (yet): `announce`.
+    Outside,
 }
 
 /// What can be read.
@@ -70,7 +72,8 @@ impl Replica {
             Status::Normal => Role::Backup,
             Status::ViewChange if self.transfer.is_some() => Role::CatchingUp,
             Status::ViewChange => Role::ViewChange,
-            Status::Recovering => Role::Recovering,
+            Status::Recovering if self.recovery.is_some() => Role::Recovering,
+            Status::Recovering => Role::Outside,
         }
     }
 

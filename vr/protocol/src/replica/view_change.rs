@@ -162,15 +162,16 @@ impl Replica {
     }
 
     /// Enters a view that a quorum voted for, and says so.
-    fn join(&mut self, view: View, effects: &mut Effects) -> Progress {
-        let progress = self.enter_view(view);
+    pub(super) fn join(&mut self, view: View, effects: &mut Effects) -> Progress {
+        let progress = self.enter_view(view, effects);
         effects.broadcast(self.wish(view, true));
         self.emit_do_view_change(effects);
         progress | self.start_if_quorum(effects)
     }
 
-    /// Adopts the number of a higher view. The log stays what it is: that of `log_view`.
-    pub(super) fn enter_view(&mut self, view: View) -> Progress {
+    /// Adopts the number of a higher view, and has it remembered before anything is said in it.
+    /// The log stays what it is: that of `log_view`.
+    pub(super) fn enter_view(&mut self, view: View, effects: &mut Effects) -> Progress {
         assert!(view > self.view, "views only rise");
         assert!(!self.must_stay(), "a promise is kept");
         if self.has(Bug::LogViewRaisedOnAdopt) {
@@ -188,6 +189,9 @@ impl Replica {
         self.abdicating = false;
         self.late = ReplicaSet::EMPTY;
         self.reads.leave_view(self.applied);
+        self.asked_by.clear();
+        self.remember_due = !self.has(Bug::ViewNotRemembered);
+        self.remember(effects);
         Progress::ROLE_CHANGED
     }
 
@@ -368,7 +372,7 @@ impl Replica {
         }
         let mut progress = Progress::HEARD_PRIMARY;
         if view > self.view {
-            progress |= self.enter_view(view);
+            progress |= self.enter_view(view, effects);
         }
         self.votes.withdraw(self.id);
         let commit = tail.commit();

@@ -17,6 +17,10 @@ pub(crate) fn fit(message: Message, truth: &[Message], victim: &Replica) -> Mess
         Message::GetCheckpoint(get) => Some(Asked::Piece(*get)),
         _ => None,
     });
+    let asks = truth.iter().rev().find_map(|message| match message {
+        Message::Recovery(recovery) => Some(recovery.nonce),
+        _ => None,
+    });
     let rebase = |entries: Vec<Entry>, op: OpNumber, parent: Checksum| {
         let mut parent = parent;
         let chain = (op.0.saturating_add(1)..).zip(&entries).map(|(op, entry)| {
@@ -90,12 +94,18 @@ pub(crate) fn fit(message: Message, truth: &[Message], victim: &Replica) -> Mess
                 None => Message::CheckpointChunk(chunk),
             }
         }
+        Message::Recovery(recovery) => Message::Recovery(Recovery { root, ..recovery }),
+        Message::RecoveryResponse(response) => Message::RecoveryResponse(RecoveryResponse {
+            root,
+            nonce: asks.unwrap_or(response.nonce),
+            ..response
+        }),
         other => other,
     }
 }
 
 pub(crate) fn timeout(replica: &mut Replica, which: u8, effects: &mut Effects) {
-    let progress = match which % 9 {
+    let progress = match which % 10 {
         0 => replica.resend_prepares(effects),
         1 => replica.heartbeat(effects),
         2 => replica.abdicate(effects),
@@ -104,6 +114,7 @@ pub(crate) fn timeout(replica: &mut Replica, which: u8, effects: &mut Effects) {
         5 => replica.give_up_view(effects),
         6 => replica.resend_get_state(effects),
         7 => replica.renew_round(),
+        8 => replica.begin_recovery(effects),
         _ => replica.announce(effects),
     };
     skip(progress);

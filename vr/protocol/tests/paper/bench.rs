@@ -3,8 +3,8 @@
 use viewring_protocol::{
     Checksum, ClientId, Commit, Configuration, DoViewChange, Draft, Durable, Effect, Effects,
     Entry, Header, Ignored, Kind, Message, OpNumber, Options, Outcome, Prepare, PrepareOk,
-    Progress, Replica, ReplicaId, Reply, Request, RequestNumber, Restore, StartView,
-    StartViewChange, Tail, View, WalkInReply,
+    Progress, Record, Recovery, RecoveryResponse, Replica, ReplicaId, Reply, Request,
+    RequestNumber, Restore, StartView, StartViewChange, Tail, View, WalkInReply,
 };
 
 /// What no timeout of this test waits for.
@@ -19,6 +19,7 @@ pub(crate) struct Bench {
     pub(crate) journal: Vec<Durable>,
     pub(crate) drafts: Vec<Draft>,
     pub(crate) restores: Vec<Restore>,
+    pub(crate) remembered: Option<Record>,
 }
 
 impl Bench {
@@ -45,6 +46,7 @@ impl Bench {
             journal: Vec::new(),
             drafts: Vec::new(),
             restores: Vec::new(),
+            remembered: None,
         }
     }
 
@@ -69,6 +71,7 @@ impl Bench {
                 Effect::Persist(persist) => self.journal.push(persist.written()),
                 Effect::Checkpoint(draft) => self.drafts.push(draft),
                 Effect::Restore(restore) => self.restores.push(restore),
+                Effect::Remember(record) => self.remembered = Some(record),
             }
         }
     }
@@ -263,6 +266,14 @@ pub(crate) fn fit(message: Message, from: Checksum, to: Checksum) -> Message {
             ..m
         }),
         Message::StartView(m) => Message::StartView(StartView {
+            root: fitted(m.root),
+            ..m
+        }),
+        Message::Recovery(m) => Message::Recovery(Recovery {
+            root: fitted(m.root),
+            ..m
+        }),
+        Message::RecoveryResponse(m) => Message::RecoveryResponse(RecoveryResponse {
             root: fitted(m.root),
             ..m
         }),

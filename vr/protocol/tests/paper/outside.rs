@@ -5,7 +5,7 @@ use super::bench::{
 };
 use viewring_protocol::{
     Checksum, Configuration, Hello, Ignored, Incarnation, Message, NewState, Nonce, OpNumber,
-    Options, Progress, Replica, ReplicaId, Status, View, WaitingReason,
+    Options, Progress, Replica, ReplicaId, Standing, Status, View, WaitingReason,
 };
 
 /// §4.3: "While a replica's status is recovering it does not participate in either the request
@@ -81,7 +81,7 @@ fn a_restarted_replica_stays_outside() {
     let stale = Hello {
         incarnation: Incarnation(12),
         locked: None,
-        member: false,
+        standing: Standing::Forming,
         view: View(0),
     };
     assert!(all[1].hear(2, Message::Hello(stale)).is_empty());

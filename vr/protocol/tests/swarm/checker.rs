@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use viewring_protocol::{
-    Checkpoint, Checksum, ClientId, Digest, Entry, Kind, OpNumber, Outcome, Replica, ReplicaId,
-    ReplicaSet, Reply, RequestNumber, Status, View,
+    Checkpoint, Checksum, ClientId, Digest, Entry, Kind, OpNumber, Outcome, PrepareOk, Record,
+    Replica, ReplicaId, ReplicaSet, Reply, RequestNumber, Role, Status, View,
 };
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,12 +14,17 @@ struct Seen {
     op: OpNumber,
     commit: OpNumber,
     executed: OpNumber,
+    recovering: bool,
 }
 
 /// The history of one run.
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     seen: BTreeMap<u8, Seen>,
+    /// How far each has acknowledged a log, in any life: the last view in which it did.
+    acknowledged: BTreeMap<u8, (View, OpNumber)>,
+    /// The view that each has been told to remember, and has.
+    remembered: BTreeMap<u8, View>,
     /// What was committed, and in which view that was first seen.
     committed: BTreeMap<OpNumber, (Checksum, View)>,
     logs: BTreeMap<(View, OpNumber), Checksum>,
@@ -42,18 +47,55 @@ impl Checker {
             op: replica.op(),
             commit: replica.commit(),
             executed: replica.executed(),
+            recovering: replica.role() == Role::Recovering,
         };
         assert!(now.view >= before.view, "a view fell");
         assert!(now.log_view >= before.log_view, "a log view fell");
         assert!(now.commit >= before.commit, "a commit-number fell");
         assert!(now.executed >= before.executed, "an execution was undone");
-        self.one_log_per_view(replica, before, now);
+        // What who recovers has is committed, and no part of the log of a view of its.
+        if !now.recovering {
+            self.one_log_per_view(replica, before, now);
+            let acknowledged = self.acknowledged.get(&replica.id().0).copied();
+            assert!(
+                replica.group_checksum().is_none()
+                    || acknowledged.unwrap_or_default() <= (now.log_view, now.op),
+                "{} has lost what it acknowledged",
+                replica.id()
+            );
+        }
         self.commit_agreement(all, replica, before, now);
         if replica.is_primary() {
             let first = *self.primaries.entry(now.view).or_insert(replica.id().0);
             assert_eq!(first, replica.id().0, "two primaries in view {}", now.view);
         }
         self.seen.insert(replica.id().0, now);
+    }
+
+    /// A record is durable.
+    pub(crate) fn remembers(&mut self, id: ReplicaId, record: &Record) {
+        let before = self.remembered.insert(id.0, record.view);
+        assert!(before <= Some(record.view), "a durable view fell");
+    }
+
+    /// A life begins with its record: no view is forgotten.
+    pub(crate) fn returned(&self, replica: &Replica) {
+        let remembered = self.remembered.get(&replica.id().0).copied();
+        assert!(
+            replica.view() >= remembered.unwrap_or_default(),
+            "forgotten"
+        );
+    }
+
+    /// A replica acknowledges entries, once it could.
+    pub(crate) fn acknowledges(&mut self, id: ReplicaId, ok: &PrepareOk) {
+        let before = self.acknowledged.entry(id.0).or_default();
+        *before = (*before).max((ok.view, ok.op));
+    }
+
+    /// A record is gone, too.
+    pub(crate) fn wiped(&mut self, id: ReplicaId) {
+        self.remembered.remove(&id.0);
     }
 
     /// A replica has lost its memory.
@@ -63,7 +105,7 @@ impl Checker {
     }
 
     fn one_log_per_view(&mut self, replica: &Replica, before: Seen, now: Seen) {
-        let same_log = before.log_view == now.log_view;
+        let same_log = before.log_view == now.log_view && !before.recovering;
         assert!(
             !same_log || now.op >= before.op,
             "a log was cut within its view"
@@ -110,7 +152,8 @@ impl Checker {
         }
         // Committed immutable: what a later view starts with contains it. (A late replica may
         // still install the log of an earlier view.)
-        if replica.status() == Status::Normal && before.log_view < now.log_view {
+        let is_new = before.log_view < now.log_view || before.recovering;
+        if replica.status() == Status::Normal && is_new {
             for (op, (known, view)) in &self.committed {
                 let kept = *op < replica.base() || replica.checksum(*op) == Some(*known);
                 assert!(

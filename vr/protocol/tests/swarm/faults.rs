@@ -16,12 +16,16 @@ pub(crate) struct Faults {
     pub(crate) hold_views: u64,
     /// Comes once more, much later.
     pub(crate) replay: u64,
+    /// Like `replay`, for what who recovers is told.
+    pub(crate) replay_lives: u64,
     cuts: u64,
     /// Whoever leads is cut off from the other replicas; clients reach it.
     duel: bool,
     crash: u64,
     pub(crate) expire: u64,
     restart: bool,
+    /// Crashes from which a replica comes back with its record and nothing else.
+    amnesia: u64,
     /// When all lose their memory, and a new group forms among messages of the old one.
     rebirth_at: Option<u64>,
     /// In the end one of them is deaf, and must not disturb.
@@ -58,11 +62,13 @@ impl Faults {
             hold: chance.pick(if rebirth { &[100, 300] } else { &[0, 0, 5, 30] }),
             hold_views: chance.pick(if duel { &[0, 0, 100, 400] } else { &[0, 0, 50] }),
             replay: if rebirth { 300 } else { 0 },
+            replay_lives: chance.pick(&[0, 900]),
             cuts: chance.pick(if duel { &[0] } else { &[0, 2, 8, 20] }),
             duel,
             crash: chance.pick(&[0, 0, 2]),
             expire: chance.pick(if duel { &[0, 0, 2] } else { &[0, 0, 2, 15] }),
             restart: chance.hit(300),
+            amnesia: chance.pick(&[0, 3, 20]),
             rebirth_at: rebirth.then_some(at),
             deaf: chance.hit(150),
             heirs,
@@ -82,6 +88,7 @@ pub(crate) fn is_of_view_change(message: &Message) -> bool {
         Message::StartViewChange(_) | Message::DoViewChange(_) | Message::StartView(_) => true,
         Message::GetState(_) | Message::NewState(_) => true,
         Message::GetCheckpoint(_) | Message::CheckpointChunk(_) => true,
+        Message::Recovery(_) | Message::RecoveryResponse(_) => true,
         Message::Prepare(_) | Message::PrepareOk(_) | Message::Commit(_) => false,
         Message::Hello(_) | Message::Request(_) | Message::Reply(_) => false,
         Message::Read(_) | Message::ReadReply(_) => false,
@@ -101,6 +108,19 @@ impl World {
             if self.nodes[which].is_well() {
                 self.nodes[which].up = false;
                 self.reached.crashes += 1;
+            }
+        }
+        self.bring_back(false);
+        if self.chance.hit(self.faults.amnesia) {
+            // Often the same one: what its last life was told may be under way still.
+            let again = self.chance.hit(self.faults.replay_lives);
+            let which = self.forgetful.filter(|_| again);
+            let which = which.unwrap_or_else(|| self.any_node());
+            // Also one that has not recovered yet from the last time.
+            let node = &self.nodes[which];
+            let again = node.up && !node.outside && !node.is_well();
+            if again || (node.is_well() && self.losses_left() > 0) {
+                self.forget_all(which);
             }
         }
         if self.faults.restart && self.chance.hit(2) && self.may_lose_one() {
@@ -180,7 +200,7 @@ impl World {
         }
     }
 
-    /// A crash from which the replica comes back with nothing: it must stay outside.
+    /// A crash from which the replica comes back without its record: it must stay outside.
     fn restart(&mut self, which: usize) {
         self.reached.restarts += 1;
         self.replace(which, 5000 + self.now);
@@ -197,7 +217,7 @@ impl World {
                 9000 + self.now * 8 + u64::try_from(which).expect("small"),
             );
             let node = &mut self.nodes[which];
-            (node.up, node.outside) = (true, false);
+            (node.up, node.outside, node.back_at) = (true, false, None);
         }
         self.dead.clear();
         self.duelist = None;
@@ -212,7 +232,15 @@ impl World {
     fn replace(&mut self, which: usize, life: u64) {
         let old = &self.nodes[which].replica;
         let (id, options) = (old.id(), *old.options());
-        let mut fresh = Replica::new(id, self.group, options, Incarnation(life));
+        let fresh = Replica::new(id, self.group, options, Incarnation(life));
+        self.nodes[which].record = None;
+        self.checker.wiped(id);
+        self.take_over(which, fresh);
+    }
+
+    /// A life begins.
+    pub(crate) fn take_over(&mut self, which: usize, mut fresh: Replica) {
+        let id = fresh.id();
         self.bug.into_iter().for_each(|bug| fresh.plant(bug));
         let old = std::mem::replace(&mut self.nodes[which].replica, fresh);
         self.dead.push(old);
@@ -220,6 +248,8 @@ impl World {
         self.nodes[which].draft = None;
         self.nodes[which].restore = None;
         self.nodes[which].arrived.clear();
+        self.nodes[which].barrier = None;
+        self.nodes[which].journal.clear();
         self.checker.forget(id);
         self.restart_timeouts(which, Progress::ROLE_CHANGED);
     }

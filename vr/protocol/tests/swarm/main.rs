@@ -5,9 +5,11 @@
 //! `SWARM_SEED=17` runs one. `SWARM_KEEP_GOING=1` counts the seeds that fail, and `SWARM_BUG=` with
 //! one of the bugs of `Bug` makes some fail.
 
+mod arrivals;
 mod bugs;
 mod checker;
 mod faults;
+mod lives;
 mod reached;
 mod timeouts;
 mod world;

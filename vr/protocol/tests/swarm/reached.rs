@@ -13,6 +13,8 @@ pub(crate) struct Reached {
     pub(crate) abdications: u64,
     pub(crate) crashes: u64,
     pub(crate) restarts: u64,
+    pub(crate) amnesias: u64,
+    pub(crate) recoveries: u64,
     pub(crate) rebirths: u64,
     pub(crate) deaf: u64,
     pub(crate) heirs: u64,
@@ -36,6 +38,8 @@ impl Reached {
         self.abdications += other.abdications;
         self.crashes += other.crashes;
         self.restarts += other.restarts;
+        self.amnesias += other.amnesias;
+        self.recoveries += other.recoveries;
         self.rebirths += other.rebirths;
         self.deaf += other.deaf;
         self.heirs += other.heirs;
@@ -68,6 +72,8 @@ impl Reached {
             self.abdications,
             self.crashes,
             self.restarts,
+            self.amnesias,
+            self.recoveries,
             self.rebirths,
             self.deaf,
             self.heirs,

@@ -14,6 +14,7 @@ pub(crate) enum Timeout {
     ExpireVotes,
     Announce,
     Refill,
+    BeginRecovery,
 }
 
 /// A backup waits so long for its primary.
@@ -21,7 +22,7 @@ pub(crate) const SILENCE: u64 = 40;
 /// A view that has not started is given up after so long.
 pub(crate) const GIVE_UP: u64 = 100;
 
-pub(crate) const TIMEOUTS: [(Timeout, u64); 10] = [
+pub(crate) const TIMEOUTS: [(Timeout, u64); 11] = [
     (Timeout::ResendPrepares, 12),
     (Timeout::Heartbeat, 8),
     (Timeout::Abdicate, 60),
@@ -32,6 +33,7 @@ pub(crate) const TIMEOUTS: [(Timeout, u64); 10] = [
     (Timeout::ExpireVotes, 120),
     (Timeout::Announce, 10),
     (Timeout::Refill, 4),
+    (Timeout::BeginRecovery, 60),
 ];
 
 pub(crate) fn applies(timeout: Timeout, role: Role) -> bool {
@@ -40,9 +42,12 @@ pub(crate) fn applies(timeout: Timeout, role: Role) -> bool {
         Timeout::SuspectPrimary => role == Role::Backup,
         Timeout::ResendViewChange => role == Role::ViewChange,
         Timeout::GiveUpView => matches!(role, Role::ViewChange | Role::CatchingUp),
-        Timeout::ResendGetState => matches!(role, Role::Backup | Role::CatchingUp),
-        Timeout::ExpireVotes => role != Role::Recovering,
-        Timeout::Announce => role == Role::Recovering,
+        Timeout::ResendGetState => {
+            matches!(role, Role::Backup | Role::CatchingUp | Role::Recovering)
+        }
+        Timeout::ExpireVotes => !matches!(role, Role::Recovering | Role::Outside),
+        Timeout::Announce => matches!(role, Role::Recovering | Role::Outside),
+        Timeout::BeginRecovery => role == Role::Recovering,
         Timeout::Refill => true,
     }
 }
@@ -56,7 +61,7 @@ pub(crate) fn restarts(timeout: Timeout) -> Progress {
             Timeout::Abdicate => Progress::HEARD_QUORUM,
             Timeout::SuspectPrimary => Progress::HEARD_PRIMARY,
             Timeout::GiveUpView => Progress::TRANSFERRED,
-            Timeout::ResendGetState => Progress::TRANSFERRED,
+            Timeout::ResendGetState | Timeout::BeginRecovery => Progress::TRANSFERRED,
             Timeout::ResendViewChange | Timeout::ExpireVotes => Progress::NONE,
             Timeout::Announce | Timeout::Refill => Progress::NONE,
         }
@@ -80,5 +85,6 @@ pub(crate) fn expire(replica: &mut Replica, timeout: Timeout, effects: &mut Effe
             replica.refill(effects);
             Progress::NONE
         }
+        Timeout::BeginRecovery => replica.begin_recovery(effects),
     }
 }

@@ -3,14 +3,15 @@
 use super::Chance;
 use super::checker::Checker;
 use super::faults::{Faults, is_of_view_change};
+use super::lives::{Barrier, first_record, is_greeting};
 use super::reached::Reached;
 use super::timeouts::{TIMEOUTS, Timeout, applies, expire, restarts};
 use std::collections::{BTreeMap, VecDeque};
 use viewring_protocol::wire;
 use viewring_protocol::{
-    Answer, Bug, ClientId, Configuration, Draft, Durable, Effect, Effects, Ignored, Incarnation,
-    Kind, Message, OpNumber, Options, Outcome, Prepare, Progress, Replica, ReplicaId, Reply,
-    Request, RequestNumber, Restore, Session, Status, Target, View,
+    Answer, Bug, ClientId, Configuration, Draft, Durable, Effect, Effects, Incarnation, Kind,
+    Message, OpNumber, Options, Outcome, Progress, Record, Replica, ReplicaId, Reply, Request,
+    RequestNumber, Restore, Role, Session, Status, Target, View,
 };
 
 const CHAOS_TICKS: u64 = 1200;
@@ -22,12 +23,17 @@ const LED_TICKS: u64 = 800;
 pub(crate) struct Node {
     pub(crate) replica: Replica,
     pub(crate) up: bool,
-    /// Was restarted without its memory.
+    /// Was restarted without its record.
     pub(crate) outside: bool,
+    /// When it will come back, with its record.
+    pub(crate) back_at: Option<u64>,
+    /// What is durable of it.
+    pub(crate) record: Option<Record>,
+    pub(crate) barrier: Option<Barrier>,
     /// Entries of the present view that have come, and may not be in the log yet.
     pub(crate) arrived: BTreeMap<OpNumber, View>,
     deadlines: [u64; TIMEOUTS.len()],
-    journal: VecDeque<(u64, Durable)>,
+    pub(crate) journal: VecDeque<(u64, Durable)>,
     /// A checkpoint that is being written, with the state that it is of, and until when.
     pub(crate) draft: Option<(u64, Draft, u64)>,
     /// A checkpoint that is being read, and until when.
@@ -38,7 +44,7 @@ pub(crate) struct Node {
 impl Node {
     /// Runs, and has forgotten nothing.
     pub(crate) fn is_well(&self) -> bool {
-        self.up && !self.outside
+        self.up && !self.outside && self.replica.role() != Role::Recovering
     }
 }
 
@@ -100,6 +106,8 @@ pub(crate) struct World {
     pub(crate) cut: BTreeMap<(u8, u8), u64>,
     /// In a duel, the last view that began, and when its primary is cut off.
     pub(crate) duelist: Option<(View, u64)>,
+    /// Who was the last to lose its memory.
+    pub(crate) forgetful: Option<usize>,
     healed: bool,
     pub(crate) checker: Checker,
     pub(crate) reached: Reached,
@@ -130,10 +138,14 @@ impl World {
                 Replica::new(id, group, options, Incarnation(1000 + u64::from(id.0)))
             };
             bug.into_iter().for_each(|bug| replica.plant(bug));
+            let record = founding.then(|| first_record(&mut replica));
             Node {
                 replica,
                 up: true,
                 outside: false,
+                back_at: None,
+                record,
+                barrier: None,
                 arrived: BTreeMap::new(),
                 deadlines: [0; TIMEOUTS.len()],
                 journal: VecDeque::new(),
@@ -157,6 +169,7 @@ impl World {
             clients,
             network: BTreeMap::new(),
             duelist: None,
+            forgetful: None,
             cut: BTreeMap::new(),
             healed: false,
             checker: Checker::default(),
@@ -175,6 +188,7 @@ impl World {
         }
         self.healed = true;
         self.cut.clear();
+        self.bring_back(true);
         for client in &mut self.clients {
             client.left += 2;
         }
@@ -233,7 +247,7 @@ impl World {
     pub(crate) fn live(&self) -> impl Iterator<Item = &Replica> {
         self.nodes
             .iter()
-            .filter(|node| node.is_well())
+            .filter(|node| node.up && !node.outside)
             .map(|node| &node.replica)
     }
 
@@ -279,9 +293,16 @@ impl World {
         let lost = !self.healed && self.chance.hit(self.faults.loss);
         let cut = link.is_some_and(|link| self.cut.get(&link).is_some_and(|&t| t > self.now));
         let twice = !self.healed && self.chance.hit(self.faults.duplicate);
-        if !self.healed && self.chance.hit(self.faults.replay) {
+        let of_life = matches!(&packet, Packet::ToReplica(.., Message::RecoveryResponse(_)));
+        let replay = if of_life { self.faults.replay_lives } else { 0 };
+        let copies = if of_life { 4 } else { 1 };
+        for _ in 0..copies {
+            if self.healed || !self.chance.hit(self.faults.replay.max(replay)) {
+                continue;
+            }
             self.sequence += 1;
-            let at = self.now + self.chance.range(100, 1000);
+            let soonest = if of_life { 10 } else { 100 };
+            let at = self.now + self.chance.range(soonest, soonest * 10);
             self.network.insert((at, self.sequence), packet.clone());
         }
         for _ in 0..if lost || cut { 0 } else { 1 + u64::from(twice) } {
@@ -301,11 +322,22 @@ impl World {
     pub(crate) fn tick(&mut self) {
         self.now += 1;
         let mut active = vec![false; self.nodes.len()];
+        let mut later = Vec::new();
+        for which in 0..self.nodes.len() {
+            self.finish_record(which);
+        }
         while let Some(entry) = self.network.first_entry() {
             if entry.key().0 > self.now {
                 break;
             }
             match entry.remove() {
+                packet @ (Packet::ToReplica(_, to, _) | Packet::Request(to, _))
+                    if self.nodes[to.index()].barrier.is_some() =>
+                {
+                    // It takes nothing before its record is written.
+                    self.sequence += 1;
+                    later.push(((self.now + 1, self.sequence), packet));
+                }
                 Packet::ToReplica(from, to, message) => {
                     active[to.index()] = true;
                     self.deliver(from, to, message);
@@ -317,6 +349,7 @@ impl World {
                 Packet::Reply(reply) => self.deliver_reply(&reply),
             }
         }
+        self.network.extend(later);
         for (which, active) in active.into_iter().enumerate() {
             if self.nodes[which].up {
                 self.turn(which, active);
@@ -334,8 +367,11 @@ impl World {
             let was = node.replica.log_view();
             let op = node.replica.op();
             node.note_arrival(from, &message);
+            let recovering = node.replica.role() == Role::Recovering;
             let progress = node.replica.on_message(from, message, &mut effects);
             node.uses_what_arrived();
+            let recovered = recovering && node.replica.status() == Status::Normal;
+            self.reached.recoveries += u64::from(recovered);
             self.after(to.index(), was, op, progress);
             self.perform(to.index(), &mut effects);
         }
@@ -500,17 +536,30 @@ impl World {
         self.perform(which, &mut effects);
     }
 
-    fn perform(&mut self, which: usize, effects: &mut Effects) {
+    pub(crate) fn perform(&mut self, which: usize, effects: &mut Effects) {
+        let effects: Vec<_> = effects.drain().collect();
+        self.perform_all(which, effects.into_iter());
+    }
+
+    pub(crate) fn perform_all(&mut self, which: usize, effects: impl Iterator<Item = Effect>) {
         let from = self.nodes[which].replica.id();
         let outside = self.nodes[which].outside;
-        for effect in effects.drain() {
+        for effect in effects {
             assert!(
                 !outside || is_greeting(&effect),
                 "outside, it says {effect:?}"
             );
+            let Some(effect) = self.hold(which, effect) else {
+                continue;
+            };
             match effect {
-                Effect::Send { to, message } => self.send_message(from, to, message),
+                Effect::Remember(record) => self.write_record(which, record, Vec::new()),
+                Effect::Send { to, message } => {
+                    self.check_said(which, &message);
+                    self.send_message(from, to, message);
+                }
                 Effect::Broadcast(message) => {
+                    self.check_said(which, &message);
                     for to in self.group.replicas().filter(|&to| to != from) {
                         self.send_message(from, to, message.clone());
                     }
@@ -640,56 +689,5 @@ impl World {
             Answer::SessionLost | Answer::Evicted | Answer::Closed => panic!("{reply:?}"),
             Answer::TooLarge | Answer::ResultTooLarge => panic!("{reply:?}"),
         }
-    }
-}
-
-fn is_greeting(effect: &Effect) -> bool {
-    match effect {
-        Effect::Broadcast(Message::Hello(_)) => true,
-        Effect::Send { message, .. } => matches!(message, Message::Hello(_)),
-        Effect::Broadcast(_) | Effect::Persist(_) => false,
-        Effect::Reply(_) | Effect::ReplyWalkIn(_) | Effect::ReadReply(_) => false,
-        Effect::Checkpoint(_) | Effect::Restore(_) => false,
-    }
-}
-
-impl Node {
-    /// Keeps in mind what a primary prepares, in the view that we are in.
-    fn note_arrival(&mut self, from: ReplicaId, message: &Message) {
-        let Message::Prepare(Prepare {
-            view,
-            root,
-            entries,
-            ..
-        }) = message
-        else {
-            return;
-        };
-        let group = self.replica.group_checksum();
-        let is_ours = *view == self.replica.view() && group == Some(*root);
-        if is_ours && self.replica.primary() == from {
-            for entry in entries {
-                self.arrived.insert(entry.op(), *view);
-            }
-        }
-    }
-
-    /// What has come and follows the log is in the log, unless there was no room to keep it.
-    fn uses_what_arrived(&mut self) {
-        let replica = &self.replica;
-        let view = replica.view();
-        self.arrived
-            .retain(|&op, of| op > replica.op() && *of == view);
-        let lacked_room = replica.counters().ignored(Ignored::BufferFull) > 0;
-        if replica.status() != Status::Normal || lacked_room {
-            return;
-        }
-        let next = OpNumber(replica.op().0 + 1);
-        let is_here = self.arrived.contains_key(&next);
-        assert!(
-            !is_here,
-            "{} has {next} in hand and not in its log",
-            replica.id()
-        );
     }
 }

@@ -16,6 +16,7 @@
 //! reads lease           # all of one kind: log, read-index, lease, local; operations if missing
 //! readers 1             # so many clients more, before the others, that only read; 0 if missing
 //! lease 300ms 200000    # for how long, and how much drift it bears, in ppm; off if missing
+//! hopeless              # in the end nothing is demanded: the group is lost
 //! at 100ms cut 1 -> 2   # one direction; `<->` for both
 //! at 150ms hold start-view-change 2 -> 1
 //! at 200ms crash primary
@@ -43,7 +44,9 @@
 //! | `isolate X`, `deaf X`, `mute X` | from everybody; hears nothing; is not heard |
 //! | `pause X 300ms`, `slow X 50` | stands still; takes so many times as long |
 //! | `drift X 200000` | its clock is fast by so many ppm; slow, if negative |
-//! | `crash X`, `restart X` | stops for ever; comes back with nothing |
+//! | `crash X`, `restart X` | stops; comes back with its view file and nothing else |
+//! | `wipe X` | who has stopped has an empty disk now |
+//! | `disk X 20ms` | a write takes so long to be durable |
 //! | `begin-again` | all stop, with all that was acknowledged; another group forms |
 //! | `loss 0.2`, `distance 80ms` | of all links |
 //! | `call 3` | so many calls are made, if clients are `idle` |
@@ -60,9 +63,10 @@
 //!
 //! A KIND is that of a message: `request`, `reply`, `prepare`, `prepare-ok`, `commit`,
 //! `start-view-change`, `do-view-change`, `start-view`, `get-state`, `new-state`, `hello`,
-//! `get-checkpoint`, `checkpoint-chunk`, `read`, `read-reply`, `round`, `round-ok`, `all`, or
-//! `fragment`, a piece of one that does not fit a datagram. A rule is about datagrams: what is in
-//! the same one shares its fate. The first rule that has something to say about one decides.
+//! `recovery`, `recovery-response`, `get-checkpoint`, `checkpoint-chunk`, `read`, `read-reply`,
+//! `round`, `round-ok`, `all`, or `fragment`, a piece of one that does not fit a datagram. A rule
+//! is about datagrams: what is in the same one shares its fate. The first rule that has something
+//! to say about one decides.
 //!
 //! # What is expected
 //!
@@ -76,6 +80,8 @@
 //! | `expect op X = 4`, `expect op X >= 4` | the last entry in a log |
 //! | `expect restored X` | it has caught up by a checkpoint |
 //! | `expect normal X`, `expect changing X`, `expect outside X` | what a replica does |
+//! | `expect recovering X` | it has lost its memory and asks for it |
+//! | `expect lost X` | it says that too many have lost theirs |
 //! | `expect primary X` | X leads the latest view |
 //! | `expect agree` | all that live are normal in one view and have executed everything |
 //! | `expect serves 500ms` | something is committed within that time |
@@ -89,7 +95,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use viewring_protocol::{ReplicaId, Role};
-use viewring_runtime::sim::{Delay, Keep, Link, NodeId, Packet, Random, RuleGuard, Verdict};
+use viewring_runtime::sim::{Delay, Disk, Keep, Link, NodeId, Packet, Random, RuleGuard, Verdict};
 use viewring_transport::specpaxos::Dialect;
 
 use self::parse::{Command, Condition, Count, Kinds, Rule, Script, Who};
@@ -139,6 +145,9 @@ struct Play {
     first_client: NodeId,
     rules: Vec<RuleGuard>,
     stopped: Vec<ReplicaId>,
+    /// Their disks are empty: they stay outside.
+    wiped: Vec<ReplicaId>,
+    is_hopeless: bool,
 }
 
 /// Every call of the end must be answered within this.
@@ -198,6 +207,8 @@ impl Play {
             first_client,
             rules: Vec::new(),
             stopped: Vec::new(),
+            wiped: Vec::new(),
+            is_hopeless: script.is_hopeless,
         }
     }
 
@@ -219,7 +230,9 @@ impl Play {
             let node = self.stage.cluster.node(id);
             self.stage.cluster.world.slow_down(node, 1);
         }
-        self.stage.finish(&self.stopped, BOUND, 0)?;
+        if !self.is_hopeless {
+            self.stage.finish(&self.stopped, BOUND, 0)?;
+        }
         self.stage.check();
         Ok(self.stage.report(Vec::new()))
     }
@@ -254,9 +267,25 @@ impl Play {
             Command::Slow(who, factor) => cluster.world.slow_down(node(who), factor),
             Command::Drift(who, ppm) => cluster.world.set_drift(node(who), ppm),
             Command::Crash(who) => self.crash(who),
-            Command::Restart(who) => cluster.restart(ReplicaId(node(who).index() as u8)),
+            Command::Restart(who) => {
+                let id = ReplicaId(node(who).index() as u8);
+                if !self.wiped.contains(&id) {
+                    self.stopped.retain(|&stopped| stopped != id);
+                }
+                cluster.restart(id);
+            }
+            Command::Wipe(who) => {
+                let id = ReplicaId(node(who).index() as u8);
+                self.wiped.push(id);
+                cluster.wipe(id);
+            }
+            Command::Disk(who, time) => {
+                let node = node(who);
+                cluster.world.with_disk(node, |disk| takes(disk, time));
+            }
             Command::BeginAgain => {
                 self.stopped.clear();
+                self.wiped.clear();
                 self.stage.begin_again();
                 self.stage.cluster.form();
             }
@@ -360,6 +389,13 @@ impl AsRef<Stage> for Play {
     }
 }
 
+/// Every write takes so long to be durable.
+fn takes(disk: &mut Disk, time: Duration) {
+    let faults = disk.faults();
+    (faults.latency_min, faults.latency_mean) = (time, Duration::ZERO);
+    faults.sync_latency = Duration::ZERO;
+}
+
 fn holds(condition: Condition, checker: &Checker, before: (u64, u64), alive: &[ReplicaId]) -> bool {
     let role = |who: Who| who.replica(checker).map(|id| checker.role(id));
     match condition {
@@ -374,7 +410,11 @@ fn holds(condition: Condition, checker: &Checker, before: (u64, u64), alive: &[R
             .is_some_and(|id| checker.has_restored(id)),
         Condition::Normal(who) => matches!(role(who), Some(Role::Primary | Role::Backup)),
         Condition::Changing(who) => matches!(role(who), Some(Role::ViewChange | Role::CatchingUp)),
-        Condition::Outside(who) => role(who) == Some(Role::Recovering),
+        Condition::Outside(who) => role(who) == Some(Role::Outside),
+        Condition::Recovering(who) => role(who) == Some(Role::Recovering),
+        Condition::Lost(who) => who
+            .replica(checker)
+            .is_some_and(|id| checker.has_lost_memory(id)),
         Condition::Primary(id) => checker.primary() == Some(ReplicaId(id)),
         Condition::Agree => checker.have_converged(alive.iter().copied()),
         Condition::Serves | Condition::Stalls => checker.commits() > before.0,

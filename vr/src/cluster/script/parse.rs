@@ -35,6 +35,8 @@ pub(super) enum Command {
     Drift(Who, i32),
     Crash(Who),
     Restart(Who),
+    Wipe(Who),
+    Disk(Who, Duration),
     BeginAgain,
     Loss(f64),
     Distance(Duration),
@@ -83,6 +85,8 @@ pub(super) enum Condition {
     Normal(Who),
     Changing(Who),
     Outside(Who),
+    Recovering(Who),
+    Lost(Who),
     Primary(u8),
     Agree,
     Serves,
@@ -122,6 +126,7 @@ pub(super) struct Script {
     pub(super) readers: u8,
     pub(super) reads: Reads,
     pub(super) lease: Option<LeaseConfig>,
+    pub(super) is_hopeless: bool,
     pub(super) steps: Vec<(usize, Duration, Command)>,
 }
 
@@ -141,6 +146,7 @@ impl Script {
             readers: 0,
             reads: Reads::Operations,
             lease: None,
+            is_hopeless: false,
             steps: Vec::new(),
         };
         for (index, line) in text.lines().enumerate() {
@@ -190,6 +196,7 @@ impl Script {
                     max_clock_drift_ppm: parse(ppm)?,
                 });
             }
+            ["hopeless"] => self.is_hopeless = true,
             _ => return Err(not_understood(words)),
         }
         if ![1, 3, 5, 7].contains(&self.replicas) {
@@ -220,6 +227,8 @@ impl Command {
             ["drift", x, ppm] => Self::Drift(replica(x)?, parse_drift(ppm)?),
             ["crash", x] => Self::Crash(replica(x)?),
             ["restart", x] => Self::Restart(replica(x)?),
+            ["wipe", x] => Self::Wipe(replica(x)?),
+            ["disk", x, time] => Self::Disk(replica(x)?, parse_duration(time)?),
             ["begin-again"] => Self::BeginAgain,
             ["loss", share] => Self::Loss(share_of(share)?),
             ["distance", time] => Self::Distance(parse_duration(time)?),
@@ -259,6 +268,8 @@ impl Command {
             ["normal", x] => Condition::Normal(replica(x)?),
             ["changing", x] => Condition::Changing(replica(x)?),
             ["outside", x] => Condition::Outside(replica(x)?),
+            ["recovering", x] => Condition::Recovering(replica(x)?),
+            ["lost", x] => Condition::Lost(replica(x)?),
             ["primary", id] => Condition::Primary(parse(id)?),
             ["agree"] => Condition::Agree,
             _ => return Err(not_understood(words)),
@@ -274,6 +285,7 @@ impl Command {
             Self::Isolate(x) | Self::Deaf(x) | Self::Mute(x) | Self::Crash(x) => vec![*x],
             Self::Restart(x) | Self::Pause(x, _) | Self::Slow(x, _) => vec![*x],
             Self::Drift(x, _) => vec![*x],
+            Self::Wipe(x) | Self::Disk(x, _) => vec![*x],
             Self::Intercept(rule) => rule.from.into_iter().chain(rule.to).collect(),
             Self::Expect(condition, _) => condition.named().into_iter().collect(),
             Self::Heal(None) | Self::BeginAgain | Self::Loss(_) | Self::Distance(_) => vec![],
@@ -293,11 +305,8 @@ impl Command {
 impl Condition {
     fn named(self) -> Option<Who> {
         match self {
-            Self::Op(x, ..)
-            | Self::Restored(x)
-            | Self::Normal(x)
-            | Self::Changing(x)
-            | Self::Outside(x) => Some(x),
+            Self::Op(x, ..) | Self::Normal(x) | Self::Changing(x) | Self::Outside(x) => Some(x),
+            Self::Restored(x) | Self::Recovering(x) | Self::Lost(x) => Some(x),
             Self::Primary(id) => Some(Who::Replica(id)),
             Self::View(..) | Self::Commits(..) | Self::Answers(..) | Self::Agree => None,
             Self::Serves | Self::Stalls | Self::Rests => None,
@@ -345,6 +354,8 @@ impl fmt::Display for Condition {
             Self::Normal(who) => write!(f, "normal {who}"),
             Self::Changing(who) => write!(f, "changing {who}"),
             Self::Outside(who) => write!(f, "outside {who}"),
+            Self::Recovering(who) => write!(f, "recovering {who}"),
+            Self::Lost(who) => write!(f, "lost {who}"),
             Self::Primary(id) => write!(f, "primary {id}"),
             Self::Agree => write!(f, "agree"),
             Self::Serves => write!(f, "serves"),
@@ -452,6 +463,8 @@ fn parse_kind(text: &str) -> Result<Kinds, String> {
         ("get-state", kind::GET_STATE),
         ("new-state", kind::NEW_STATE),
         ("hello", kind::HELLO),
+        ("recovery", kind::RECOVERY),
+        ("recovery-response", kind::RECOVERY_RESPONSE),
         ("get-checkpoint", kind::GET_CHECKPOINT),
         ("checkpoint-chunk", kind::CHECKPOINT_CHUNK),
         ("read", kind::READ),
