@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 
 use viewring::protocol::{Configuration, ReplicaId};
-use viewring::{NodeConfig, Timeouts};
+use viewring::{Checkpoints, NodeConfig, Timeouts};
 
 use crate::exit::{Exit, Failure};
 use crate::output;
@@ -63,7 +63,7 @@ fn file(args: &Args, cluster: u64) -> String {
         writeln!(replicas, "    \"{addr}\",").expect("a string takes everything");
     }
     let node = NodeConfig::new(cluster, ReplicaId(0), Vec::new());
-    let times = times(&node.timeouts);
+    let (times, checkpoints) = (times(&node.timeouts), checkpoints(&node.checkpoints));
     format!(
         "\
 # A Viewring group. All its replicas and clients need the same file.
@@ -112,6 +112,28 @@ data = \"data\"
 # and keeps its core from everybody else: only for replicas that have a core of their own.
 # spin = \"50us\"
 
+{checkpoints}",
+        datagram_bytes = node.datagram_bytes,
+        window = node.window,
+        max_operation_bytes = node.max_operation_bytes,
+        max_clients = node.max_clients,
+        max_reply_bytes = node.max_reply_bytes,
+        max_kept_reply_bytes = node.max_kept_reply_bytes,
+        max_reads = node.max_reads,
+    )
+}
+
+fn checkpoints(defaults: &Checkpoints) -> String {
+    let Checkpoints {
+        interval,
+        interval_bytes,
+        keep,
+        page_bytes,
+        transfer_bytes,
+        ..
+    } = defaults;
+    format!(
+        "\
 # When the log is replaced by a checkpoint of the state. The same at all replicas.
 [checkpoints]
 # After so many operations; 0: never, and the log grows.
@@ -124,19 +146,7 @@ data = \"data\"
 # page_bytes = {page_bytes}
 # Bytes that a replica sends to those who are late, in one upkeep.
 # transfer_bytes = {transfer_bytes}
-",
-        datagram_bytes = node.datagram_bytes,
-        window = node.window,
-        max_operation_bytes = node.max_operation_bytes,
-        max_clients = node.max_clients,
-        max_reply_bytes = node.max_reply_bytes,
-        max_kept_reply_bytes = node.max_kept_reply_bytes,
-        max_reads = node.max_reads,
-        interval = node.checkpoints.interval,
-        interval_bytes = node.checkpoints.interval_bytes,
-        keep = node.checkpoints.keep,
-        page_bytes = node.checkpoints.page_bytes,
-        transfer_bytes = node.checkpoints.transfer_bytes,
+"
     )
 }
 
@@ -198,7 +208,6 @@ mod tests {
     use viewring::LeaseConfig;
 
     use super::*;
-    use viewring::Checkpoints;
 
     use crate::settings::Settings;
 

@@ -12,6 +12,7 @@
 
 mod addresses;
 mod backup;
+mod binding;
 mod bug;
 mod checkpoints;
 mod config;
@@ -38,11 +39,12 @@ use viewring_protocol::{
     Read, ReadConsistency, Record, Replica, ReplicaId, Reply, Role, View, wire,
 };
 use viewring_runtime::random;
-use viewring_runtime::time::{Instant, sleep, timeout_at};
+use viewring_runtime::time::{Instant, timeout_at};
 use viewring_transport::specpaxos::{self, Frame};
 use viewring_transport::{Endpoint, Message as Datum, Sender};
 
 use self::addresses::Addresses;
+use self::binding::bind;
 use self::bug::FOR_EVER;
 use self::checkpoints::Background;
 use self::events::Happenings;
@@ -152,8 +154,6 @@ enum Arrival {
 
 /// At most so many messages are taken in one turn, at each door.
 const MESSAGES_PER_TURN: usize = 1024;
-/// How long a taken port is tried again: a ring that died keeps its sockets for some 50 ms.
-const BIND_FOR: Duration = Duration::from_secs(1);
 
 impl<S: StateMachine> Node<S> {
     /// Opens the replica's socket, and its view file. A port that is taken is tried again for a
@@ -674,25 +674,6 @@ impl<S: StateMachine> Node<S> {
 /// What [`Node::run`] returns, which it never does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Never {}
-
-/// Opens a socket; a port that is taken is tried again for a while.
-async fn bind<E>(
-    addr: SocketAddr,
-    open: impl Fn(SocketAddr) -> io::Result<E>,
-) -> Result<E, ConfigError> {
-    let give_up_at = Instant::now() + BIND_FOR;
-    loop {
-        match open(addr) {
-            Ok(endpoint) => return Ok(endpoint),
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up_at =>
-            {
-                sleep(Duration::from_millis(20)).await;
-            }
-            Err(error) => return Err(ConfigError::Bind(addr, error)),
-        }
-    }
-}
 
 impl<S> fmt::Debug for Node<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

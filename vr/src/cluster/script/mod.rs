@@ -269,15 +269,11 @@ impl Play {
             Command::Crash(who) => self.crash(who),
             Command::Restart(who) => {
                 let id = ReplicaId(node(who).index() as u8);
-                if !self.wiped.contains(&id) {
-                    self.stopped.retain(|&stopped| stopped != id);
-                }
-                cluster.restart(id);
+                self.restart(id);
             }
             Command::Wipe(who) => {
                 let id = ReplicaId(node(who).index() as u8);
-                self.wiped.push(id);
-                cluster.wipe(id);
+                self.wipe(id);
             }
             Command::Disk(who, time) => {
                 let node = node(who);
@@ -310,6 +306,19 @@ impl Play {
             Command::Expect(..) => unreachable!("it was dealt with"),
         }
         Ok(())
+    }
+
+    /// With an empty disk it stays outside: nothing is expected of it.
+    fn restart(&mut self, id: ReplicaId) {
+        if !self.wiped.contains(&id) {
+            self.stopped.retain(|&stopped| stopped != id);
+        }
+        self.stage.cluster.restart(id);
+    }
+
+    fn wipe(&mut self, id: ReplicaId) {
+        self.wiped.push(id);
+        self.stage.cluster.wipe(id);
     }
 
     fn crash(&mut self, who: Who) {
