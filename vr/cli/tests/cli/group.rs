@@ -327,7 +327,14 @@ fn the_group_survives_its_primary_but_not_a_second_loss() {
         "there were two: {report}"
     );
 
-    // Back with an empty memory it takes part in nothing, and says so.
+    // Back with its view file it fetches what it has lost, and takes part.
+    replicas[old] = config.replica(old);
+    config.status_until("three are normal again", |status| {
+        count(status, "normal") == 3
+    });
+    // Back without, it takes part in nothing, and says so.
+    replicas[old].kill();
+    config.wipe(old);
     replicas[old] = config.replica(old);
     replicas[old].says("not a member");
     let status = config.status_until("it waits", |status| {

@@ -270,6 +270,12 @@ impl ConfigFile {
         replica
     }
 
+    /// Replica `id`, which does not run, loses what it keeps.
+    pub(crate) fn wipe(&self, id: usize) {
+        let data = self.folder.join("data").join(id.to_string());
+        fs::remove_dir_all(data).expect("it was there");
+    }
+
     /// Three replicas that serve.
     pub(crate) fn group(&self) -> Vec<Running> {
         let replicas = (0..3).map(|id| self.replica(id)).collect();
