@@ -195,7 +195,7 @@ async fn ask(settings: &Settings, request: &Request, patience: Duration) -> Resu
     let silent = |consequence| {
         let addresses = settings.addresses();
         let line = format!("no answer within {patience:?} from the group at {addresses}");
-        Failure::unreachable(line + consequence)
+        Failure::unreachable(line + consequence + " (`viewring status` shows who is there)")
     };
     let client = Client::new(settings.client(patience))?;
     let (finished, consequence) = match request {

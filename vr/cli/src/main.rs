@@ -30,7 +30,7 @@ struct Program {
     #[command(subcommand)]
     command: Command,
     /// Log more, to stderr; twice for still more. The variable RUST_LOG overrides it.
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = LAST)]
     verbose: u8,
 }
 
@@ -44,6 +44,9 @@ enum Command {
     Status(status::Args),
     Sim(sim::Args),
 }
+
+/// Where the options of every command are told: behind its own.
+const LAST: usize = 900;
 
 const EXAMPLES: &str = "\
 Examples:

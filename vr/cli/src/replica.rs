@@ -23,14 +23,14 @@ use crate::specpaxos::Wire;
 /// of the group that runs on without it, and says so.
 ///
 /// With --all it is the whole group, on one core: to develop against, since what ends the process
-/// ends all its replicas.
+/// ends all its replicas. It keeps nothing: each time it is a new group.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  viewring replica --config cluster.toml --id 0 --data data/0
+  viewring replica --config cluster.toml --id 0
   viewring replica --config cluster.toml --all
   RUST_LOG=debug viewring replica --config cluster.toml --id 1 --app null
-  viewring replica --config specpaxos.conf --id 0 --wire specpaxos --app null")]
+  viewring replica --config specpaxos.conf --id 0 --wire specpaxos --app null --data data/0")]
 pub(crate) struct Args {
     /// Describes the group: a file of ours, or one of specpaxos. With the latter, replicas speak
     /// with one another, and with clients of ours, on that file's ports plus 1000.
@@ -106,6 +106,10 @@ fn node(settings: &Settings, id: u8, args: &Args) -> Result<NodeConfig, Failure>
     }
     if let Some(data) = &args.data {
         node.data = Some(data.clone());
+    }
+    if args.all {
+        // A group that ends whole has nobody to come back to.
+        node.data = None;
     }
     if let Some(data) = &node.data {
         make_dir(data)?;

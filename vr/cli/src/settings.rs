@@ -1,6 +1,7 @@
 //! The file that describes a group: one that `viewring config` writes, or one of specpaxos.
 
 use std::fs;
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -123,7 +124,16 @@ impl Settings {
     /// One line that names the file and, if there is one, the line.
     pub(crate) fn load(path: &Path) -> Result<Self, Failure> {
         let text = fs::read_to_string(path).map_err(|error| {
-            Failure::usage(format_args!("cannot read {}: {error}", path.display()))
+            let is_missing = error.kind() == io::ErrorKind::NotFound;
+            let cure = if is_missing {
+                "; `viewring config` prints one"
+            } else {
+                ""
+            };
+            Failure::usage(format_args!(
+                "cannot read {}: {error}{cure}",
+                path.display()
+            ))
         })?;
         Self::parse(path, &text)
             .map_err(|reason| Failure::usage(format_args!("{}:{reason}", path.display())))

@@ -36,7 +36,8 @@ bytes, number.
 Exit code 0: everything held. Exit code 5: something did not.")]
 pub(crate) struct Args {
     /// How many seeds to run.
-    #[arg(long, value_name = "N", default_value_t = 100, conflicts_with_all = ["seed", "script"])]
+    #[arg(long, value_name = "N", default_value_t = 100, conflicts_with_all = ["seed", "script"],
+          value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// The first seed.
     #[arg(long, value_name = "S", default_value_t = 0, conflicts_with_all = ["seed", "script"])]

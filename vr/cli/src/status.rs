@@ -43,7 +43,8 @@ pub(crate) struct Args {
     #[arg(long)]
     watch: bool,
     /// With --watch: how long to wait before asking again.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_positive)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_positive,
+          requires = "watch")]
     every: Duration,
 }
 

@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
+use clap::CommandFactory;
 use clap::error::ErrorKind;
 
+use crate::Program;
 use crate::exit::{self, Exit};
 
 /// Prints what was asked for (`--help`, `--version`) or what is wrong.
@@ -18,12 +20,24 @@ pub(crate) fn tell(error: &clap::Error) -> ExitCode {
         let _closed_pipe = error.print().is_err();
         return if asked { Exit::Success } else { Exit::Usage }.into();
     }
-    exit::tell(&in_one_line(&error.to_string()));
+    let words = std::env::args().skip(1);
+    exit::tell(&in_one_line(&error.to_string(), &named(words)));
     Exit::Usage.into()
 }
 
-/// The message and the tips of clap's report, and where to read more.
-fn in_one_line(report: &str) -> String {
+/// The program, and which of its commands the words of a command line name: of a wrong value the
+/// report does not say it.
+fn named(words: impl Iterator<Item = String>) -> String {
+    let program = Program::command();
+    let mut words = words.filter(|word| program.find_subcommand(word).is_some());
+    words
+        .next()
+        .map_or("viewring".into(), |word| format!("viewring {word}"))
+}
+
+/// The message and the tips of clap's report, and where to read more: `command`, if the report does
+/// not say it.
+fn in_one_line(report: &str, command: &str) -> String {
     let report = report.strip_prefix("error: ").unwrap_or(report);
     let (message, rest) = report.split_once("\n\n").unwrap_or((report, ""));
     let mut line = message.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -35,7 +49,7 @@ fn in_one_line(report: &str) -> String {
         line.push_str(tip);
     }
     let usage = rest.lines().find_map(|line| line.strip_prefix("Usage: "));
-    let mut command: Vec<_> = usage.unwrap_or("viewring").split(' ').collect();
+    let mut command: Vec<_> = usage.unwrap_or(command).split(' ').collect();
     command.truncate(
         command
             .iter()
@@ -50,15 +64,12 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::Program;
 
     fn line(args: &[&str]) -> String {
-        let args = std::iter::once("viewring").chain(args.iter().copied());
-        in_one_line(
-            &Program::try_parse_from(args)
-                .expect_err("a wrong command line")
-                .to_string(),
-        )
+        let all = std::iter::once("viewring").chain(args.iter().copied());
+        let wrong = Program::try_parse_from(all).expect_err("a wrong command line");
+        let words = args.iter().map(|word| String::from(*word));
+        in_one_line(&wrong.to_string(), &named(words))
     }
 
     #[test]
@@ -78,6 +89,7 @@ mod tests {
             wrong.starts_with("invalid value '10' for '--duration <TIME>': "),
             "{wrong}"
         );
+        assert!(wrong.ends_with(" (see `viewring demo --help`)"), "{wrong}");
         assert!(!wrong.contains('\n'), "{wrong}");
     }
 }

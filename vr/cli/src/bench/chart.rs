@@ -217,13 +217,25 @@ impl Panel {
         for (point, name) in &self.notes {
             let (x, y) = (x(point.0), y(point.1));
             svg.dot((x, y), Ink::Blue);
-            // Lines rise to the right: there is room below a point, and above the last.
-            if x < right - NOTE {
+            // Where the line rises to the right there is room below a point, and above the last.
+            if self.falls_after(*point) {
+                svg.text((x, y - 12.0), "strong", "middle", name);
+            } else if x < right - NOTE {
                 svg.text((x + 10.0, y + 20.0), "strong", "start", name);
             } else {
                 svg.text((x + 4.0, y - 12.0), "strong", "end", name);
             }
         }
+    }
+}
+
+impl Panel {
+    /// Whether a line falls behind this point of it.
+    fn falls_after(&self, (x, y): (f64, f64)) -> bool {
+        let of_it = |line: &&Line| line.points.contains(&(x, y));
+        let line = self.lines.iter().find(of_it);
+        let next = line.and_then(|line| line.points.iter().find(|point| point.0 > x));
+        next.is_some_and(|next| next.1 < y)
     }
 }
 

@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use super::cannot_write;
 use crate::exit::Failure;
 
 /// Writes the file. Sorts the latencies.
@@ -17,8 +18,7 @@ pub(super) fn write(path: &Path, latencies: &mut [Vec<u64>]) -> Result<(), Failu
         encode(latencies, &mut file)?;
         file.flush()
     });
-    written
-        .map_err(|error| Failure::setup(format_args!("cannot write {}: {error}", path.display())))
+    written.map_err(|error| cannot_write(path, &error))
 }
 
 fn encode(latencies: &mut [Vec<u64>], out: &mut impl Write) -> io::Result<()> {

@@ -18,7 +18,7 @@ mod sweep;
 mod workload;
 
 use std::fs;
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, stderr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -131,6 +131,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let group = Group::load(&args.config, args.wire)?;
     let run = args.run()?;
+    // What cannot be written is told before it is measured, not after.
+    for path in [&args.latency_file, &args.svg].into_iter().flatten() {
+        let opened = fs::OpenOptions::new().append(true).create(true).open(path);
+        opened.map_err(|error| cannot_write(path, &error))?;
+    }
     let config = Config {
         spin: args.spin.unwrap_or_default(),
         ..Config::default()
@@ -216,13 +221,21 @@ struct Runs {
 }
 
 fn save(path: &Path, text: &str) -> Result<(), Failure> {
-    fs::write(path, text)
-        .map_err(|error| Failure::setup(format_args!("cannot write {}: {error}", path.display())))
+    fs::write(path, text).map_err(|error| cannot_write(path, &error))
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::setup(format_args!("cannot write {}: {error}", path.display()))
 }
 
 fn exit_of(measured: &Measured) -> Result<Exit, Failure> {
     if measured.ending == Ending::Silence {
         return Err(Failure::unreachable("the group has fallen silent"));
+    }
+    if measured.summary.ops == 0 && measured.errors > 0 {
+        return Err(Failure::usage(
+            "the group answers, but not as its key-value store would: add --op null",
+        ));
     }
     if measured.summary.ops == 0 {
         return Err(Failure::unreachable("no operation was answered"));

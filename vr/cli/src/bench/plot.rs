@@ -197,6 +197,11 @@ mod tests {
             svg.contains(">120,000</text>") && svg.contains(">p99</text>"),
             "{svg}"
         );
+        // Above its point: behind it the line falls.
+        let (before, _) = svg.split_once(">120,000</text>").expect("it is named");
+        let (_, y) = before.rsplit_once(" y=\"").expect("it is somewhere");
+        let y: f64 = y.split('"').next().unwrap_or(y).parse().expect("a number");
+        assert!((lines[0][1].1 - y - 12.0).abs() < 0.2, "{svg}");
         let middles = lines.iter().map(|line| line[1].0);
         assert!(
             middles.into_iter().all(|x| (x - 480.0).abs() < 0.2),

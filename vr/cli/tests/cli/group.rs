@@ -356,13 +356,32 @@ fn the_group_survives_its_primary_but_not_a_second_loss() {
 }
 
 #[test]
-fn one_process_is_a_whole_group() {
+fn one_process_is_a_whole_group_a_new_one_each_time() {
     let config = ConfigFile::new();
-    let mut group = config.start("replica", &["--all", "--spin", "50us"]);
+    for _life in 0..2 {
+        let mut group = config.start("replica", &["--all", "--spin", "50us"]);
+        group.says("listening");
+        config.status_until("three are normal", |status| count(status, "normal") == 3);
+        assert_eq!(config.run("kv", &["get", "colour"]).code, Some(1));
+        config.run("kv", &["put", "colour", "green"]).prints("");
+        config.run("kv", &["get", "colour"]).prints("green\n");
+        group.signal("-TERM");
+        assert_eq!(group.ended().code, Some(0));
+    }
+}
+
+#[test]
+fn a_bench_of_a_store_that_is_not_there_says_so() {
+    let config = ConfigFile::new();
+    let mut group = config.start("replica", &["--all", "--app", "null"]);
     group.says("listening");
     config.status_until("three are normal", |status| count(status, "normal") == 3);
-    assert_eq!(config.run("kv", &["put", "colour", "green"]).code, Some(0));
-    assert_eq!(config.run("kv", &["get", "colour"]).stdout.trim(), "green");
-    group.signal("-TERM");
-    assert_eq!(group.ended().code, Some(0));
+    let short = ["--duration", "300ms", "--warm-up", "0s", "--clients", "2"];
+    let ended = config.run("bench", &short);
+    assert!(
+        ended.code == Some(2) && ended.stderr.contains("add --op null"),
+        "{ended:?}"
+    );
+    let null = [&short[..], &["--op", "null"]].concat();
+    assert_eq!(config.run("bench", &null).code, Some(0));
 }

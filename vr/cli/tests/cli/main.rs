@@ -19,6 +19,8 @@ fn a_wrong_command_line_is_told_in_one_line() {
         .complains(2, &["'--requests <N>'", "'--duration <TIME>'"]);
     run(&["bench", "--config", "x", "--sweep", "1,2,...,8"]).complains(2, &["three numbers"]);
     run(&["sing"]).complains(2, &["'sing'"]);
+    run(&["sim", "--seeds", "0"]).complains(2, &["'--seeds <N>'", "viewring sim --help"]);
+    run(&["status", "--config", "x", "--every", "2s"]).complains(2, &["--watch"]);
 }
 
 #[test]
@@ -45,7 +47,8 @@ fn help_tells_the_exit_codes_and_version_the_version() {
 
 #[test]
 fn a_wrong_configuration_is_told_with_file_and_line() {
-    run(&["status", "--config", "no/such.toml"]).complains(2, &["no/such.toml", "No such file"]);
+    let missing = ["no/such.toml", "No such file", "viewring config"];
+    run(&["status", "--config", "no/such.toml"]).complains(2, &missing);
     let wrong = ConfigFile::of("cluster = 1\nreplicsa = []\n", 0);
     wrong
         .run("replica", &["--id", "0"])
@@ -81,7 +84,7 @@ fn an_unknown_replica_and_a_taken_port_are_told() {
 }
 
 #[test]
-fn a_value_over_the_limit_is_told_before_anything_is_sent() {
+fn what_cannot_be_done_is_told_before_anything_is_sent() {
     let config = ConfigFile::new();
     let long = "v".repeat(15 * 1024 + 1);
     let limit = ["15360"];
@@ -99,6 +102,9 @@ fn a_value_over_the_limit_is_told_before_anything_is_sent() {
     bench(&["--key-size", "1025"]).complains(2, &["1025", "1024"]);
     bench(&["--key-size", "8"]).complains(2, &["--key-size 9", "1000 keys"]);
     bench(&["--reads", "80"]).complains(2, &["--op mix"]);
+    for file in ["--svg", "--latency-file"] {
+        bench(&[file, "no/such/folder/file"]).complains(4, &["cannot write no/such/folder/file"]);
+    }
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl fmt::Display for WaitingReason {
             Self::GroupRunsWithoutMe { view } => write!(
                 f,
                 "the group runs (view {view}) and this replica was restarted without its memory: \
-                 it cannot take part"
+                 it cannot take part, as one that has kept a data directory could"
             ),
             Self::Recovering { answered, needed } => write!(
                 f,
