@@ -185,7 +185,26 @@ impl Report {
         if json {
             return output::json(self);
         }
-        output::write(format!("{before}{}{}", self.table(), self.reasons()).as_bytes())
+        let (table, waits, reasons) = (self.table(), self.waits(), self.reasons());
+        output::write(format!("{before}{table}{waits}{reasons}").as_bytes())
+    }
+
+    /// What replicas wait for: a line for each reason, behind those that give it.
+    fn waits(&self) -> String {
+        let mut waits: Vec<(&str, Vec<String>)> = Vec::new();
+        for row in &self.replicas {
+            let Some(reason) = row.waiting.as_deref() else {
+                continue;
+            };
+            match waits.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, ids)) => ids.push(row.id.to_string()),
+                None => waits.push((reason, vec![row.id.to_string()])),
+            }
+        }
+        let lines = waits
+            .iter()
+            .map(|(reason, ids)| format!("\nreplica {} waiting: {reason}\n", ids.join(", ")));
+        lines.collect()
     }
 
     /// What was dropped or ignored, and why: a line for each reason, a number for each replica.
@@ -229,7 +248,6 @@ impl Report {
             "clients",
             "evicted",
             "dropped",
-            "",
         ];
         let mut rows = vec![head.map(String::from)];
         let or_dash = |number: Option<u64>| number.map_or("-".into(), |number| number.to_string());
@@ -248,9 +266,6 @@ impl Report {
                 or_dash(row.clients),
                 or_dash(row.evictions),
                 or_dash(row.reachable.then(|| row.dropped.values().sum())),
-                row.waiting
-                    .as_ref()
-                    .map_or(String::new(), |reason| format!("waiting: {reason}")),
             ]);
         }
         output::align(&rows)
@@ -302,7 +317,30 @@ mod tests {
              1   127.0.0.1:7000  unreachable  -     -        -   -       -         -           \
              -    -        -        -\n"
         );
-        assert_eq!(report.reasons(), "");
+        assert_eq!((report.waits(), report.reasons()), Default::default());
+    }
+
+    #[test]
+    fn who_waits_for_the_same_is_told_once() {
+        let addr = ([127, 0, 0, 1], 7000).into();
+        let waiting = |reason: &str| {
+            let mut status = answer("recovering", 3).expect("an answer");
+            status.waiting = Some(reason.into());
+            Some(status)
+        };
+        let report = Report {
+            replicas: vec![
+                Row::of(0, addr, waiting("a long story")),
+                Row::of(1, addr, waiting("a short one")),
+                Row::of(2, addr, waiting("a long story")),
+                Row::of(3, addr, answer("normal", 3)),
+                Row::of(4, addr, None),
+            ],
+        };
+        assert_eq!(
+            report.waits(),
+            "\nreplica 0, 2 waiting: a long story\n\nreplica 1 waiting: a short one\n"
+        );
     }
 
     #[test]
