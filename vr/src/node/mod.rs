@@ -313,7 +313,9 @@ impl<S: StateMachine> Node<S> {
         };
         // From here on nothing is awaited.
         self.release_promise();
-        let mut progress = Progress::NONE;
+        // Before any message: one may have a checkpoint ordered, which is begun when the turn ends,
+        // and until then the state must not become another.
+        let mut progress = self.work();
         if let Some(first) = arrival {
             let walk_in = match first {
                 Arrival::Message(first) => {
@@ -334,7 +336,6 @@ impl<S: StateMachine> Node<S> {
         if Instant::now() >= self.upkeep_at {
             progress |= self.keep_up();
         }
-        progress |= self.work();
         progress |= self.finish_turn();
         self.transferred |= progress.contains(Progress::TRANSFERRED);
         if self.core.role() == Role::Primary {

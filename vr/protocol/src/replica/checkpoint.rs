@@ -11,6 +11,7 @@
 //! newest, one that is being written, one that is being fetched from us, one that we fetch.
 
 use super::Replica;
+use super::state_transfer::Transfer;
 use crate::bug::Bug;
 use crate::checkpoint::{Checkpoint, Draft, Restore};
 use crate::client_table::ClientTable;
@@ -209,19 +210,17 @@ const LOG_FACTOR: u64 = 4;
 impl Replica {
     /// Whether the order is in force still.
     pub fn is_wanted(&self, restore: &Restore) -> bool {
-        let is_ahead = restore.checkpoint.op() > self.applied;
-        is_ahead
-            && self
-                .transfer
-                .as_ref()
-                .is_some_and(|transfer| transfer.waits_for(restore))
+        let waits = |transfer: &Transfer| {
+            transfer.waits_for(restore) && self.leads_on(transfer, restore.checkpoint.summary())
+        };
+        self.transfer.as_ref().is_some_and(waits)
     }
 
     /// The state machine is what the checkpoint has.
     ///
     /// # Panics
     ///
-    /// Panics if that is [not wanted](Self::is_wanted).
+    /// Panics if that is [not wanted](Self::is_wanted), or a checkpoint is ordered and not begun.
     pub fn restored(&mut self, restore: &Restore, effects: &mut Effects) -> Progress {
         self.invariants();
         assert!(self.is_wanted(restore), "the order is in force");

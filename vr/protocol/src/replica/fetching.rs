@@ -341,11 +341,144 @@ impl Replica {
         Progress::COMMITTED | self.raise_commit(heard, effects) | self.fill_gap(effects)
     }
 
+    /// Whether a checkpoint that is here takes us further still. In the same view our log may have
+    /// grown past it meanwhile, and what it says is not believed against that.
+    pub(super) fn leads_on(&self, transfer: &Transfer, summary: Summary) -> bool {
+        let ours = self.log.header(summary.op).filter(|_| transfer.is_gap());
+        summary.op > self.applied && ours.is_none_or(|ours| ours == summary.header)
+    }
+
+    /// Nobody restores a checkpoint that we do not want any more: what is missing still is asked
+    /// for as if it had never been offered.
+    pub(super) fn ask_again_if_overtaken(&mut self, effects: &mut Effects) {
+        let (Some(transfer), Some(summary)) = (&self.transfer, self.fetching.summary()) else {
+            return;
+        };
+        if !self.leads_on(transfer, summary) {
+            self.forget_incoming();
+            self.emit_get_state(effects);
+        }
+    }
+
     /// Forgets what was fetched and is not needed any more.
     pub(super) fn drop_useless(&mut self) {
         let useless = |summary: Summary| summary.op <= self.applied;
         if self.fetching.summary().is_some_and(useless) && self.transfer.is_none() {
             self.fetching = Fetching::Nothing;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Draft;
+    use crate::configuration::{Configuration, Options};
+    use crate::effects::Effect;
+    use crate::ids::{ClientId, Incarnation, RequestNumber};
+    use crate::log::{Entry, Header, Kind};
+    use crate::message::{Prepare, Request};
+
+    fn backup() -> Replica {
+        let group = Configuration::new(3).expect("odd");
+        let mut replica = Replica::founding_member(ReplicaId(1), group, Options::default());
+        let _progress = replica.flush(&mut Effects::new());
+        replica
+    }
+
+    /// Entries 1 to 6 of view 0.
+    fn entries(replica: &Replica) -> Vec<Entry> {
+        let mut parent = replica.root();
+        let entry = |op| {
+            let request = Request {
+                client: ClientId(7),
+                session: OpNumber::ZERO,
+                number: RequestNumber(op),
+                kind: Kind::WalkIn,
+                body: [].into(),
+            };
+            let entry = Entry::new(OpNumber(op), View::ZERO, parent, &request);
+            parent = entry.checksum();
+            entry
+        };
+        (1..=6).map(entry).collect()
+    }
+
+    fn prepare(replica: &mut Replica, entries: &[Entry], commit: u64) {
+        let (view, root, mut effects) = (View::ZERO, replica.root(), Effects::new());
+        let prepare = Prepare {
+            view,
+            root,
+            entries: entries.to_vec(),
+            commit: OpNumber(commit),
+        };
+        let _progress = replica.on_message(ReplicaId(0), Message::Prepare(prepare), &mut effects);
+        while replica.next_to_apply().is_some() {
+            replica.applied(&[], &mut effects);
+        }
+        let _progress = replica.flush(&mut effects);
+    }
+
+    /// Gives it a checkpoint that ends with entry 3, which is said to have this header.
+    fn give_checkpoint(replica: &mut Replica, header: Header) -> Restore {
+        let table = ClientTable::new(&replica.group).freeze();
+        let owner = (ReplicaId(0), Incarnation(0));
+        let mut draft = Draft::new(owner, OpNumber(3), header, table);
+        while draft.write_clients(1024) {}
+        draft.write_state(&[1]);
+        let checkpoint = draft.finish();
+        let mut effects = Effects::new();
+        for bytes in [&[][..], checkpoint.bytes(0, 1 << 20)] {
+            let chunk = CheckpointChunk {
+                view: View::ZERO,
+                nonce: replica.transfer.as_ref().expect("it asks").nonce,
+                summary: checkpoint.summary(),
+                offset: 0,
+                bytes: bytes.into(),
+            };
+            let chunk = Message::CheckpointChunk(chunk);
+            let _progress = replica.on_message(ReplicaId(0), chunk, &mut effects);
+        }
+        let last = effects.drain().last();
+        let Some(Effect::Restore(restore)) = last else {
+            panic!("all of it is here, and yet: {last:?}");
+        };
+        restore
+    }
+
+    /// It is missed no more, and nobody restores it: the transfer must not wait for that for ever.
+    #[test]
+    fn who_has_executed_past_a_checkpoint_while_it_was_read_asks_for_the_rest() {
+        let mut replica = backup();
+        let entries = entries(&replica);
+        prepare(&mut replica, &entries[1..4], 6);
+        let restore = give_checkpoint(&mut replica, entries[2].header());
+        assert!(replica.is_wanted(&restore));
+        prepare(&mut replica, &entries[..1], 6);
+        assert_eq!(replica.applied, OpNumber(4));
+        assert!(!replica.is_wanted(&restore));
+        let mut effects = Effects::new();
+        let _progress = replica.resend_get_state(&mut effects);
+        let asks = |effect| {
+            let Effect::Send { to, message } = effect else {
+                return false;
+            };
+            let asks = matches!(message, Message::GetState(get) if get.after == OpNumber(4));
+            asks && to == ReplicaId(0)
+        };
+        assert!(effects.drain().any(asks), "entries 5 and 6 are missing");
+    }
+
+    #[test]
+    fn a_checkpoint_that_contradicts_what_has_come_meanwhile_is_not_wanted() {
+        let mut replica = backup();
+        let entries = entries(&replica);
+        prepare(&mut replica, &entries[1..4], 2);
+        prepare(&mut replica, &entries[5..], 2);
+        let restore = give_checkpoint(&mut replica, entries[0].header());
+        prepare(&mut replica, &entries[..1], 2);
+        let known = (replica.applied, replica.log.op());
+        assert_eq!(known, (OpNumber(2), OpNumber(4)));
+        assert!(!replica.is_wanted(&restore));
     }
 }

@@ -258,7 +258,8 @@ impl Replica {
                 self.emit_get_state(effects);
             }
             Some(Stage::Piece(from)) => self.ask_another_for_piece(from, effects),
-            Some(Stage::Restoring) | None => {}
+            Some(Stage::Restoring) => self.ask_again_if_overtaken(effects),
+            None => {}
         }
         self.invariants();
         Progress::NONE
