@@ -313,8 +313,9 @@ impl Incoming {
         if found != self.summary.digest && !trusting {
             return Err(NotAsPromised);
         }
+        let read = |at, most| self.bytes.read(at, most);
         let (table, state_at) =
-            ClientTable::thaw(|at, most| self.bytes.read(at, most), group).ok_or(NotAsPromised)?;
+            ClientTable::thaw(read, group, self.summary.op).ok_or(NotAsPromised)?;
         let checkpoint = Checkpoint {
             summary: self.summary,
             state_at,

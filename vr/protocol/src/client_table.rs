@@ -332,10 +332,12 @@ impl ClientTable {
         }
     }
 
-    /// The table that these bytes begin with, and where it ends; none if they do not.
+    /// The table that these bytes begin with, and where it ends; none if they do not, or if it
+    /// knows of anything behind `last_op`: nobody else would have an age that a later one needs.
     pub(crate) fn thaw<'a>(
         read: impl Fn(u64, usize) -> &'a [u8],
         group: &Configuration,
+        last_op: OpNumber,
     ) -> Option<(Self, u64)> {
         let mut bytes = Unread::new(read);
         let mut table = Self::new(group);
@@ -344,7 +346,8 @@ impl ClientTable {
             let last = table.clients.last_key_value();
             let in_order = last.is_none_or(|(last, _)| *last < id);
             let fresh = table.ages.insert(client.last_op, id).is_none();
-            if !in_order || !fresh || client.session > client.last_op {
+            let in_past = client.session <= client.last_op && client.last_op <= last_op;
+            if !in_order || !fresh || !in_past {
                 return None;
             }
             table.kept_bytes += bytes_of(&client.outcome);
@@ -353,7 +356,7 @@ impl ClientTable {
                 return None;
             }
         }
-        table.walk_ins = WalkIns::thaw(&mut bytes, table.max_clients)?;
+        table.walk_ins = WalkIns::thaw(&mut bytes, table.max_clients, last_op)?;
         Some((table, bytes.at()))
     }
 }
@@ -656,5 +659,26 @@ mod tests {
         let late = entry(5, &request(2, 2, 1));
         assert!(!table.is_to_execute(&late));
         assert_eq!(table.answer_unexecuted(&late), Some(Outcome::Evicted));
+    }
+
+    #[test]
+    fn a_table_of_a_checkpoint_knows_nothing_of_what_comes_later() {
+        let group = Configuration::new(3).expect("odd");
+        let mut table = ClientTable::new(&group);
+        let bytes_of = |table: &ClientTable| {
+            let (mut frozen, mut out) = (table.freeze(), Vec::new());
+            while frozen.write(1024, &mut out) {}
+            out
+        };
+        let is_of = |bytes: &[u8], last| {
+            let read = |at, _| &bytes[usize::try_from(at).expect("small").min(bytes.len())..];
+            ClientTable::thaw(read, &group, OpNumber(last)).is_some()
+        };
+        table.register(&entry(4, &request(1, 0, 0)));
+        let bytes = bytes_of(&table);
+        assert!(is_of(&bytes, 4) && !is_of(&bytes, 3));
+        table.walk_ins.record(&entry(6, &request(2, 0, 1)), &[]);
+        let bytes = bytes_of(&table);
+        assert!(is_of(&bytes, 6) && !is_of(&bytes, 5));
     }
 }

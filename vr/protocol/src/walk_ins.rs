@@ -166,6 +166,7 @@ impl WalkIns {
     pub(crate) fn thaw<'a, F: Fn(u64, usize) -> &'a [u8]>(
         bytes: &mut Unread<F>,
         capacity: usize,
+        last_op: OpNumber,
     ) -> Option<Self> {
         let mut table = Self::new(capacity);
         for _ in 0..bytes.count()? {
@@ -173,11 +174,14 @@ impl WalkIns {
             let last = table.clients.last_key_value();
             let in_order = last.is_none_or(|(last, _)| *last < id);
             let fresh = table.ages.insert(client.op, id).is_none();
-            if !in_order || !fresh {
+            if !in_order || !fresh || client.op > last_op {
                 return None;
             }
             table.kept_bytes += client.result.len();
             table.clients.insert(id, client);
+            if table.clients.len() > capacity || table.kept_bytes > KEPT_BYTES_MAX {
+                return None;
+            }
         }
         Some(table)
     }
