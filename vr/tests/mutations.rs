@@ -118,6 +118,7 @@ const KNOWN: &[(Planted, Option<u64>)] = &[
     (Planted::Decision(Bug::PromiseBroken), None),
     (Planted::Wait(WaitBug::LeaseWithoutDrift), None),
     (Planted::Wait(WaitBug::LeaseFromReceipt), None),
+    (Planted::Wait(WaitBug::PromiseForgotten), None),
     (Planted::Decision(Bug::RecoveryNonceIgnored), None),
     (Planted::Decision(Bug::RecoveryAnsweredBetweenViews), None),
     (Planted::Wait(WaitBug::NoBackOff), None),

@@ -45,6 +45,9 @@ pub enum WaitBug {
     LeaseWithoutDrift,
     /// A primary counts a promise from when it came, as if it had not been under way.
     LeaseFromReceipt,
+    /// A replica that is restarted takes itself for free: of what the life before has promised it
+    /// knows nothing.
+    PromiseForgotten,
 }
 
 impl WaitBug {
@@ -64,6 +67,7 @@ impl WaitBug {
         Self::RoundTripsIgnored,
         Self::LeaseWithoutDrift,
         Self::LeaseFromReceipt,
+        Self::PromiseForgotten,
     ];
 
     /// What it does, in a few words.
@@ -83,6 +87,7 @@ impl WaitBug {
             Self::RoundTripsIgnored => "round trips are not measured",
             Self::LeaseWithoutDrift => "a lease knows no drift",
             Self::LeaseFromReceipt => "a lease is counted from the answer",
+            Self::PromiseForgotten => "a restart forgets a promise",
         }
     }
 }

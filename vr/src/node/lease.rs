@@ -4,6 +4,11 @@
 //! what two clocks may drift apart; a backup counts it from when it made it. So the primary's count
 //! ends first, however long the answer was under way, and whatever the offset of the two clocks.
 //! Both count on `CLOCK_BOOTTIME`: a machine that was suspended has not kept its promise waiting.
+//!
+//! A replica that is restarted does not know what it has promised, so it takes itself for one that
+//! has promised just now: whatever the life before has promised ends no later. It may ask for its
+//! memory, follow and acknowledge meanwhile, but leave the view for nobody. That the wait is by a
+//! clock that may be fast is allowed for already, as for every promise.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -91,6 +96,9 @@ impl Lease {
 
     pub(super) fn plant(&mut self, bug: WaitBug) {
         self.bug = Some(bug);
+        if bug == WaitBug::PromiseForgotten {
+            self.bound_until = BootInstant::now();
+        }
     }
 
     /// To be called before what the protocol wants to be sent is sent.

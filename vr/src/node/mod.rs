@@ -254,9 +254,11 @@ impl<S: StateMachine> Node<S> {
                 | WaitBug::RoundTripsIgnored
                 | WaitBug::RecordNotAwaited),
             ) => self.bug = Some(bug),
-            Planted::Wait(bug @ (WaitBug::LeaseWithoutDrift | WaitBug::LeaseFromReceipt)) => {
-                self.lease.iter_mut().for_each(|lease| lease.plant(bug))
-            }
+            Planted::Wait(
+                bug @ (WaitBug::LeaseWithoutDrift
+                | WaitBug::LeaseFromReceipt
+                | WaitBug::PromiseForgotten),
+            ) => self.lease.iter_mut().for_each(|lease| lease.plant(bug)),
         }
         self.timeouts = self.configured;
     }
