@@ -20,6 +20,13 @@ impl ReplicaSet {
         self.0 != before
     }
 
+    /// Takes a replica out; whether it was in.
+    pub fn remove(&mut self, id: ReplicaId) -> bool {
+        let before = self.0;
+        self.0 &= !1_u8.checked_shl(u32::from(id.0)).unwrap_or(0);
+        self.0 != before
+    }
+
     /// Whether the replica is in the set.
     pub fn contains(self, id: ReplicaId) -> bool {
         self.0 & 1_u8.checked_shl(u32::from(id.0)).unwrap_or(0) != 0

@@ -80,6 +80,8 @@ pub struct Checker {
     pub(super) acknowledged: Vec<BTreeMap<View, OpNumber>>,
     /// Who is a member durably.
     members: ReplicaSet,
+    /// Who has lost its memory, and has not got it back since.
+    pub(super) forgetful: ReplicaSet,
     /// The view that each replica has durably.
     pub(super) durable_views: Vec<View>,
     /// Replicas that lost their view files while the group ran, and are not of it.
@@ -153,6 +155,7 @@ impl Checker {
             replicas: vec![Seen::NOTHING; usize::from(replicas)],
             acknowledged: vec![BTreeMap::new(); usize::from(replicas)],
             members: ReplicaSet::EMPTY,
+            forgetful: ReplicaSet::EMPTY,
             durable_views: vec![View::ZERO; usize::from(replicas)],
             outside: ReplicaSet::EMPTY,
             is_of_second_group: false,
@@ -174,6 +177,9 @@ impl Checker {
     /// A new life of a replica begins, with what is in its view file.
     pub fn restarted(&mut self, id: ReplicaId) {
         let before = std::mem::replace(&mut self.replicas[usize::from(id.0)], Seen::NOTHING);
+        if self.members.contains(id) {
+            self.forgetful.insert(id);
+        }
         if before.role == Role::Primary {
             self.marks.hit(Mark::PrimaryRestarted);
         }
@@ -185,7 +191,7 @@ impl Checker {
     /// The view file of a replica is gone.
     pub fn wiped(&mut self, id: ReplicaId) {
         self.durable_views[usize::from(id.0)] = View::ZERO;
-        self.members = self.members.iter().filter(|&other| other != id).collect();
+        self.members.remove(id);
         if !self.primaries.is_empty() {
             self.outside.insert(id);
         }
@@ -216,6 +222,13 @@ impl Checker {
         self.check_truth();
         let before = self.replicas[usize::from(replica.id().0)];
         let now = Seen::of(replica);
+        if now.role == Role::Recovering {
+            self.forgetful.insert(replica.id());
+        } else {
+            // It may have been a backup, and spoken as one, before it joined the view that it
+            // may forget still.
+            self.forgetful.remove(replica.id());
+        }
         if now.role != Role::Outside && !self.may_speak(replica) {
             // What it has become it may forget: it counts once it can be told.
             return;

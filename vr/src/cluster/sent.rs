@@ -2,7 +2,7 @@
 
 use viewring_protocol::wire::{self, kind};
 use viewring_protocol::{
-    DoViewChange, Message, OpNumber, Outcome, PrepareOk, ReplicaId, Reply, Role, StartView, View,
+    DoViewChange, Message, OpNumber, Outcome, PrepareOk, ReplicaId, Reply, StartView, View,
 };
 use viewring_transport::HEADER_LEN;
 
@@ -111,7 +111,7 @@ impl Checker {
                 | Message::GetState(_)
                 | Message::GetCheckpoint(_)
         );
-        if asks || self.role(from) != Role::Recovering {
+        if asks || !self.forgetful.contains(from) {
             return Ok(());
         }
         let name = message.name();

@@ -87,7 +87,7 @@ impl Asking {
         if lost {
             self.lost.insert(id);
         } else {
-            self.lost = self.lost.iter().filter(|&other| other != id).collect();
+            self.lost.remove(id);
         }
     }
 
