@@ -14,6 +14,7 @@ use std::path::Path;
 
 use viewring::cluster::{Planted, RunConfig, WaitBug, run_script, run_script_with, run_seed};
 use viewring::protocol::Bug;
+use viewring_runtime::sim::Keep;
 
 /// A bug that so many seeds do not show is not found.
 const SEEDS_MAX: u64 = 2_000;
@@ -53,7 +54,7 @@ fn play(bug: Planted) -> Option<Catch> {
     names.sort();
     names.into_iter().find_map(|path| {
         let text = fs::read_to_string(&path).expect("readable text");
-        let played = run_script_with(&text, Some(bug)).expect("it makes sense");
+        let played = run_script_with(&text, Some(bug), Keep::Last(1)).expect("it makes sense");
         let how = played.err()?.headline().to_owned();
         run_script(&text).expect("it makes sense").ok()?;
         let name = path.file_stem()?.to_string_lossy().into_owned();

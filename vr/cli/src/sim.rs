@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use viewring::cluster::{self, Mark, Marks, Report, RunConfig, run_seed, run_seed_twice};
+use viewring_runtime::sim::Keep;
 
 use crate::exit::{Exit, Failure};
 use crate::output::{self, thousands};
@@ -43,16 +44,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "S", default_value_t = 0, conflicts_with_all = ["seed", "script"])]
     first: u64,
     /// Run one seed only, two times, which must give the same.
-    #[arg(long, value_name = "S", conflicts_with = "script")]
+    #[arg(long, value_name = "S", conflicts_with = "script", group = "single")]
     seed: Option<u64>,
-    /// Print every event of the seed.
-    #[arg(long, requires = "seed", conflicts_with = "json")]
+    /// Print every event of the seed, or of the scenario.
+    #[arg(long, requires = "single", conflicts_with = "json")]
     trace: bool,
     /// How many replicas a group has: 3, 5 or 7; without it 3 and 5 by turns.
     #[arg(long, value_name = "N", value_parser = parse_replicas, conflicts_with = "script")]
     replicas: Option<u8>,
     /// Run a scenario.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "single")]
     script: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
@@ -70,7 +71,11 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let began = now();
     let mut batch = Batch::default();
     if let Some(path) = &args.script {
-        batch.add(quietly(|| play(path))?);
+        let result = quietly(|| play(path, args.trace))?;
+        if args.trace {
+            tell_trace(&result)?;
+        }
+        batch.add(result);
     } else if let Some(seed) = args.seed {
         let config = RunConfig {
             trace: args.trace,
@@ -112,11 +117,17 @@ fn config_of(args: &Args, seed: u64) -> RunConfig {
     }
 }
 
-fn play(path: &Path) -> Result<Result<Report, cluster::Failure>, Failure> {
+fn play(path: &Path, trace: bool) -> Result<Result<Report, cluster::Failure>, Failure> {
     let name = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::usage(format_args!("{name}: {error}")))?;
-    cluster::run_script(&text).map_err(|error| Failure::usage(format_args!("{name}: {error}")))
+    let keep = if trace {
+        Keep::All
+    } else {
+        Keep::Last(LAST_EVENTS)
+    };
+    let result = cluster::run_script_with(&text, None, keep);
+    result.map_err(|error| Failure::usage(format_args!("{name}: {error}")))
 }
 
 /// Runs all seeds, on as many threads as there are cores. A run that fails is run again.
@@ -267,7 +278,7 @@ fn tell(args: &Args, failure: &cluster::Failure) {
     eprintln!("{failure}");
     if let Some(path) = &args.script {
         eprintln!(
-            "to see it again: viewring sim --script {}\n",
+            "to see it again: viewring sim --script {} --trace\n",
             path.display()
         );
         return;
@@ -385,5 +396,7 @@ fn now() -> Instant {
 
 /// In a smaller batch what is rare may be missing.
 const BATCH_MIN: u64 = 500;
+/// So many events of a scenario are kept if not all are printed.
+const LAST_EVENTS: usize = 40;
 /// How many failures are told in full.
 const FAILURES_TOLD: usize = 3;

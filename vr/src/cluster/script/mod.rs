@@ -121,21 +121,23 @@ pub struct ScriptError {
 /// # Errors
 /// [`ScriptError`] when it makes no sense; inside it [`Failure`] when something did not hold.
 pub fn run_script(text: &str) -> Result<Result<Report, Failure>, ScriptError> {
-    run_script_with(text, None)
+    run_script_with(text, None, Keep::Last(LAST))
 }
 
-/// As [`run_script`], with replicas that err: for tests of tests.
+/// As [`run_script`], with replicas that err, for tests of tests, and with as many events in the
+/// report as are to be kept.
 ///
 /// # Errors
 /// As [`run_script`].
 pub fn run_script_with(
     text: &str,
     bug: Option<Planted>,
+    keep: Keep,
 ) -> Result<Result<Report, Failure>, ScriptError> {
     let script = Script::parse(text)?;
     Ok(caught(
         script.seed,
-        || Play::new(&script, bug),
+        || Play::new(&script, bug, keep),
         |play| play.act(&script),
     ))
 }
@@ -150,11 +152,13 @@ struct Play {
     is_hopeless: bool,
 }
 
+/// So many events are enough to see how a run ended.
+const LAST: usize = 40;
 /// Every call of the end must be answered within this.
 const BOUND: Duration = Duration::from_secs(20);
 
 impl Play {
-    fn new(script: &Script, bug: Option<Planted>) -> Self {
+    fn new(script: &Script, bug: Option<Planted>, keep: Keep) -> Self {
         let usual = Checkpoints::default();
         let checkpoints = Checkpoints {
             interval: script.checkpoints.unwrap_or(usual.interval),
@@ -171,7 +175,7 @@ impl Play {
             bug,
             ..ClusterConfig::new(script.replicas)
         };
-        let mut stage = Stage::new(script.seed, config, Keep::Last(40));
+        let mut stage = Stage::new(script.seed, config, keep);
         stage.cluster.form();
         stage.book.borrow_mut().permits = script.idle.then_some(0);
         let workload = Workload {
@@ -234,7 +238,7 @@ impl Play {
             self.stage.finish(&self.stopped, BOUND, 0)?;
         }
         self.stage.check();
-        Ok(self.stage.report(Vec::new()))
+        Ok(self.stage.report(self.stage.cluster.world.trace()))
     }
 
     fn perform(&mut self, command: &Command) -> Held {
