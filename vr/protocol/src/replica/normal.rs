@@ -135,7 +135,7 @@ impl Replica {
         self.advance_commit(effects) | self.hear_backup(from)
     }
 
-    /// A backup is normal in our view, and answers.
+    /// A backup is normal in our view, or about to be, and answers.
     pub(super) fn hear_backup(&mut self, from: ReplicaId) -> Progress {
         self.heard.insert(from);
         if self.heard.len() >= self.group.failures() {

@@ -5,11 +5,11 @@
 //! is fetching is kept for as long as it goes on asking: the checkpoint that was offered, one for
 //! all, and the log behind it.
 
-use super::Replica;
+use super::{Replica, Role};
 use crate::checkpoint::{Checkpoint, Summary};
 use crate::counters::Ignored;
 use crate::effects::{Effects, Progress};
-use crate::ids::{Nonce, OpNumber, ReplicaId};
+use crate::ids::{Nonce, OpNumber, ReplicaId, View};
 use crate::log::Entry;
 use crate::message::{CheckpointChunk, GetCheckpoint, GetState, Message, NewState};
 use alloc::collections::BTreeMap;
@@ -121,7 +121,9 @@ impl Replica {
         get: GetState,
         effects: &mut Effects,
     ) -> Progress {
-        self.answer_or_wait(from, Question::Entries(get), effects)
+        let progress = self.hear_reader(from, get.view);
+        self.answer_or_wait(from, Question::Entries(get), effects);
+        progress
     }
 
     /// Another replica fetches a checkpoint.
@@ -131,7 +133,20 @@ impl Replica {
         get: GetCheckpoint,
         effects: &mut Effects,
     ) -> Progress {
-        self.answer_or_wait(from, Question::Piece(get), effects)
+        let progress = self.hear_reader(from, get.view);
+        self.answer_or_wait(from, Question::Piece(get), effects);
+        progress
+    }
+
+    /// Who fetches the log of the view that we lead is about to follow: there is no reason to stop
+    /// leading, as there would be if nobody answered.
+    fn hear_reader(&mut self, from: ReplicaId, view: View) -> Progress {
+        let follows = view == self.view && self.role() == Role::Primary;
+        if follows {
+            self.hear_backup(from)
+        } else {
+            Progress::NONE
+        }
     }
 
     fn answer_or_wait(
@@ -139,13 +154,12 @@ impl Replica {
         from: ReplicaId,
         question: Question,
         effects: &mut Effects,
-    ) -> Progress {
+    ) {
         if self.serving.left == 0 {
             self.serving.waiting.insert(from, question);
         } else {
             self.answer(from, question, effects);
         }
-        Progress::NONE
     }
 
     fn answer(&mut self, from: ReplicaId, question: Question, effects: &mut Effects) {
