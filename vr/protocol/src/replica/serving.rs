@@ -149,12 +149,7 @@ impl Replica {
         }
     }
 
-    fn answer_or_wait(
-        &mut self,
-        from: ReplicaId,
-        question: Question,
-        effects: &mut Effects,
-    ) {
+    fn answer_or_wait(&mut self, from: ReplicaId, question: Question, effects: &mut Effects) {
         if self.serving.left == 0 {
             self.serving.waiting.insert(from, question);
         } else {
