@@ -253,6 +253,8 @@ pub(crate) struct Incoming {
     summary: Summary,
     /// Who gave the last piece.
     giver: Option<ReplicaId>,
+    /// How often it was asked for since then, of one after the other, and did not come.
+    in_vain: u32,
     hasher: Box<Xxh3>,
     bytes: Pieces,
 }
@@ -266,6 +268,7 @@ impl Incoming {
         Self {
             summary,
             giver: None,
+            in_vain: 0,
             hasher: hasher(summary.op, summary.header),
             bytes: Pieces::default(),
         }
@@ -273,7 +276,22 @@ impl Incoming {
 
     /// A piece is of this replica; whether the one before it was of another.
     pub(crate) fn is_of_another(&mut self, giver: ReplicaId) -> bool {
+        self.in_vain = 0;
         self.giver.replace(giver).is_some_and(|last| last != giver)
+    }
+
+    /// No piece has come for a while.
+    pub(crate) fn asked_in_vain(&mut self) {
+        self.in_vain = self.in_vain.saturating_add(1);
+    }
+
+    /// Whether to go on with it although this replica has another one, which would be begun from
+    /// its first byte: as long as each of so many `others` may have this one.
+    ///
+    /// Who gives it may be slow, and be asked again when the others have been.
+    pub(crate) fn is_preferred_to_that_of(&self, offerer: ReplicaId, others: u32) -> bool {
+        let is_withdrawn = self.giver == Some(offerer);
+        self.bytes.len > 0 && !is_withdrawn && self.in_vain <= others
     }
 
     pub(crate) fn summary(&self) -> Summary {

@@ -70,6 +70,9 @@ impl Replica {
         let next = others().find(|&id| id > silent).or(others().next());
         let transfer = self.transfer.as_mut().expect("a piece was asked for");
         transfer.stage = Stage::Piece(next.unwrap_or(silent));
+        if let Fetching::Part(incoming) = &mut self.fetching {
+            incoming.asked_in_vain();
+        }
         self.emit_get_checkpoint(effects);
     }
 }
@@ -133,10 +136,14 @@ impl Replica {
             return progress;
         }
         let is_known = self.fetching.summary() == Some(summary);
+        let others = u32::from(self.group.failures()) * 2;
         match &self.fetching {
             Fetching::Whole(..) if is_known => return self.use_whole(effects),
             Fetching::Part(incoming) if is_known => {
                 self.checkpoints.count().resumed += u64::from(incoming.len() > 0);
+            }
+            Fetching::Part(incoming) if incoming.is_preferred_to_that_of(from, others) => {
+                return self.ignore(Ignored::UselessCheckpoint);
             }
             Fetching::Nothing | Fetching::Part(_) | Fetching::Whole(..) => {
                 self.fetching = Fetching::Part(Incoming::new(summary));

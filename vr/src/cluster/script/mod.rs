@@ -12,6 +12,7 @@
 //! value-bytes 4000      # how long values are; 8 if missing
 //! checkpoints 10        # one after so many operations, and nothing kept behind it
 //! page-bytes 300        # in pages and pieces of this size
+//! transfer-bytes 600    # and so much of them at most between two upkeeps
 //! idle                  # clients call only when told to
 //! reads lease           # all of one kind: log, read-index, lease, local; operations if missing
 //! readers 1             # so many clients more, before the others, that only read; 0 if missing
@@ -164,6 +165,7 @@ impl Play {
             interval: script.checkpoints.unwrap_or(usual.interval),
             keep: script.checkpoints.map_or(usual.keep, |_| 0),
             page_bytes: script.page_bytes.unwrap_or(usual.page_bytes),
+            transfer_bytes: script.transfer_bytes.unwrap_or(usual.transfer_bytes),
             ..usual
         };
         let config = ClusterConfig {

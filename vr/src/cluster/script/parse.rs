@@ -122,6 +122,7 @@ pub(super) struct Script {
     pub(super) checkpoints: Option<u64>,
     /// Pages and pieces of so many bytes.
     pub(super) page_bytes: Option<usize>,
+    pub(super) transfer_bytes: Option<usize>,
     pub(super) idle: bool,
     pub(super) readers: u8,
     pub(super) reads: Reads,
@@ -142,6 +143,7 @@ impl Script {
             value_bytes: 8,
             checkpoints: None,
             page_bytes: None,
+            transfer_bytes: None,
             idle: false,
             readers: 0,
             reads: Reads::Operations,
@@ -187,6 +189,7 @@ impl Script {
             ["value-bytes", bytes] => self.value_bytes = parse(bytes)?,
             ["checkpoints", interval] => self.checkpoints = Some(parse(interval)?),
             ["page-bytes", bytes] => self.page_bytes = Some(parse(bytes)?),
+            ["transfer-bytes", bytes] => self.transfer_bytes = Some(parse(bytes)?),
             ["idle"] => self.idle = true,
             ["readers", count] => self.readers = parse(count)?,
             ["reads", consistency] => self.reads = Reads::All(parse_consistency(consistency)?),
