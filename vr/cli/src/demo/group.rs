@@ -1,35 +1,44 @@
 //! The replicas of the demo: each a thread with a runtime, a ring and a socket of its own.
 
+use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::channel::oneshot;
-use futures::future::{Either, select};
+use futures::future::{Either, select, try_join};
 use viewring::protocol::ReplicaId;
-use viewring::{ConfigError, Node, NodeConfig};
+use viewring::{ConfigError, Events, Happening, Node, NodeConfig};
 use viewring_runtime::time::sleep;
 use viewring_runtime::{Config, Runtime, SetupError, Uring, random};
 
 use super::audit::{Audited, Ledger};
-use super::judge::ReplicaLedger;
+use super::folder::Folder;
+use super::judge::Ledgers;
 use crate::exit::Failure;
 
 /// The group. Dropping it stops what still runs.
 pub(super) struct Group {
     cluster: u64,
     replicas: Vec<SocketAddr>,
+    workers: u32,
+    /// Where each keeps its view. None: who is stopped does not come back.
+    folder: Option<Folder>,
     threads: Vec<ReplicaThread>,
+    repeated_by_the_dead: BTreeSet<(u32, u64)>,
 }
 
+/// A life of a replica.
 struct ReplicaThread {
-    ledger: Arc<Mutex<Ledger>>,
-    survived: bool,
     /// Dropping it asks the thread to end.
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<Result<(), Death>>>,
+    /// Hears when the replica is a member of its group. None: it was, or is stopped.
+    joining: Option<oneshot::Receiver<()>>,
+    thread: Option<thread::JoinHandle<Result<Ledger, Death>>>,
 }
 
 /// Why a replica did not start, or ended by itself.
@@ -37,7 +46,8 @@ struct ReplicaThread {
 enum Death {
     Setup(SetupError),
     Config(ConfigError),
-    Socket(std::io::Error),
+    /// Its socket, or its view file.
+    Io(std::io::Error),
     Panic,
 }
 
@@ -47,14 +57,27 @@ const FIRST_PORT: u16 = 10_000;
 const LAST_PORT: u16 = 32_000;
 /// How often other ports are tried.
 const ATTEMPTS: usize = 20;
+/// If replicas come back, checkpoints are taken more often than by default: each life takes some,
+/// on a slow machine too, and comes back by one. And the memory that logs take, which begin anew
+/// with each life, differs by less.
+const CHECKPOINT_INTERVAL: u64 = 20_000;
 
 impl Group {
-    /// Starts `count` replicas on free ports. They have yet to form a group.
-    pub(super) async fn start(count: u8, workers: u32) -> Result<Self, Failure> {
+    /// Starts `count` replicas on free ports. They have yet to form a group. If they are to come
+    /// back when they were stopped, they have a folder for temporary files.
+    pub(super) async fn start(count: u8, workers: u32, come_back: bool) -> Result<Self, Failure> {
         let mut taken = None;
         for _ in 0..ATTEMPTS {
-            match Self::start_at(free_ports(count), workers).await {
-                Ok(group) => return Ok(group),
+            let mut group = Self {
+                cluster: random(),
+                replicas: free_ports(count),
+                workers,
+                folder: come_back.then(|| Folder::new(count)).transpose()?,
+                threads: Vec::new(),
+                repeated_by_the_dead: BTreeSet::new(),
+            };
+            match group.start_all().await {
+                Ok(()) => return Ok(group),
                 Err(Death::Config(error @ ConfigError::Bind(..))) => taken = Some(error),
                 Err(death) => return Err(death.into()),
             }
@@ -65,26 +88,26 @@ impl Group {
         )))
     }
 
-    async fn start_at(replicas: Vec<SocketAddr>, workers: u32) -> Result<Self, Death> {
-        let mut group = Self {
-            cluster: random(),
-            replicas,
-            threads: Vec::new(),
-        };
+    async fn start_all(&mut self) -> Result<(), Death> {
         let mut started = Vec::new();
-        for (id, _) in (0..).zip(&group.replicas) {
-            let config = NodeConfig::new(group.cluster, ReplicaId(id), group.replicas.clone());
-            let (thread, bound) = ReplicaThread::start(config, workers);
-            group.threads.push(thread);
+        for (id, _) in (0..).zip(&self.replicas) {
+            let (thread, bound) = ReplicaThread::start(self.config(id), self.workers);
+            self.threads.push(thread);
             started.push(bound);
         }
-        for (index, bound) in started.into_iter().enumerate() {
-            if bound.await.is_err() {
-                // It has ended instead, and says why.
-                group.threads[index].join().await?;
-            }
+        for (thread, bound) in self.threads.iter_mut().zip(started) {
+            thread.has_begun(bound).await?;
         }
-        Ok(group)
+        Ok(())
+    }
+
+    fn config(&self, id: u8) -> NodeConfig {
+        let mut config = NodeConfig::new(self.cluster, ReplicaId(id), self.replicas.clone());
+        if let Some(folder) = &self.folder {
+            config.data = Some(folder.of(id));
+            config.checkpoints.interval = CHECKPOINT_INTERVAL;
+        }
+        config
     }
 
     pub(super) fn cluster(&self) -> u64 {
@@ -113,56 +136,110 @@ impl Group {
     /// thread has ended; its runtime and its socket are gone.
     pub(super) async fn kill(&mut self, id: u8) -> Result<(), Failure> {
         let thread = &mut self.threads[usize::from(id)];
-        thread.survived = false;
-        thread.stop = None;
-        Ok(thread.join().await?)
+        thread.stop();
+        if let Some(ledger) = thread.join().await? {
+            self.repeated_by_the_dead.extend(ledger.repeated());
+        }
+        Ok(())
     }
 
-    /// Stops all replicas and returns their ledgers.
-    pub(super) async fn stop(&mut self) -> Result<Vec<ReplicaLedger>, Failure> {
-        self.threads
-            .iter_mut()
-            .for_each(|thread| thread.stop = None);
-        let mut ledgers = Vec::new();
-        for thread in &mut self.threads {
-            thread.join().await?;
-            let ledger = thread
-                .ledger
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
-            ledgers.push(ReplicaLedger {
-                ledger: ledger.clone(),
-                survived: thread.survived,
-            });
+    /// Starts a replica that was stopped, at its old address. It knows its view, and nothing else.
+    pub(super) async fn start_again(&mut self, id: u8) -> Result<(), Failure> {
+        let (thread, bound) = ReplicaThread::start(self.config(id), self.workers);
+        let life = &mut self.threads[usize::from(id)];
+        *life = thread;
+        Ok(life.has_begun(bound).await?)
+    }
+
+    /// Waits for the next replica to become a member, and tells which; for ever, if all are.
+    ///
+    /// # Cancel safety
+    /// Strict: dropping it loses nothing.
+    pub(super) async fn joined(&mut self) -> Result<u8, Failure> {
+        let (id, is_member) = poll_fn(|cx| {
+            for (id, thread) in (0..).zip(&mut self.threads) {
+                if let Some(joining) = &mut thread.joining
+                    && let Poll::Ready(joined) = joining.poll_unpin(cx)
+                {
+                    thread.joining = None;
+                    return Poll::Ready((id, joined.is_ok()));
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        if !is_member {
+            self.check().await?;
         }
-        Ok(ledgers)
+        Ok(id)
+    }
+
+    /// Whether all replicas are members, or were when they were last heard of.
+    pub(super) fn is_whole(&self) -> bool {
+        let mut threads = self.threads.iter();
+        threads.all(|thread| thread.stop.is_some() && thread.joining.is_none())
+    }
+
+    /// # Errors
+    /// When a replica has ended by itself, and why.
+    pub(super) async fn check(&mut self) -> Result<(), Failure> {
+        for thread in &mut self.threads {
+            let has_ended = thread.thread.as_ref().is_some_and(|it| it.is_finished());
+            if has_ended && thread.stop.is_some() {
+                thread.join().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops all replicas and returns what they have written down.
+    pub(super) async fn stop(&mut self) -> Result<Ledgers, Failure> {
+        self.threads.iter_mut().for_each(ReplicaThread::stop);
+        let mut living = Vec::new();
+        for thread in &mut self.threads {
+            living.extend(thread.join().await?);
+        }
+        Ok(Ledgers {
+            living,
+            repeated_by_the_dead: std::mem::take(&mut self.repeated_by_the_dead),
+        })
     }
 }
 
 impl ReplicaThread {
     /// The receiver hears when the replica's socket is bound, and is cancelled if it never will.
     fn start(config: NodeConfig, workers: u32) -> (Self, oneshot::Receiver<()>) {
-        let ledger = Arc::new(Mutex::new(Ledger::new(workers)));
         let (stop, stopped) = oneshot::channel();
         let (bound, started) = oneshot::channel();
-        let state_machine = Audited::new(Arc::clone(&ledger));
+        let (joined, joining) = oneshot::channel();
         let thread = thread::Builder::new()
             .name(format!("replica-{}", config.id))
-            .spawn(move || live(config, state_machine, bound, stopped))
+            .spawn(move || live(config, Audited::new(workers), [bound, joined], stopped))
             .expect("the system has room for one more thread");
-        (
-            Self {
-                ledger,
-                survived: true,
-                stop: Some(stop),
-                thread: Some(thread),
-            },
-            started,
-        )
+        let life = Self {
+            stop: Some(stop),
+            joining: Some(joining),
+            thread: Some(thread),
+        };
+        (life, started)
     }
 
-    /// Waits for the thread's end, without keeping the clients waiting.
-    async fn join(&mut self) -> Result<(), Death> {
+    async fn has_begun(&mut self, bound: oneshot::Receiver<()>) -> Result<(), Death> {
+        if bound.await.is_err() {
+            // It has ended instead, and says why.
+            self.join().await?;
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        self.stop = None;
+        self.joining = None;
+    }
+
+    /// Waits for the thread's end, without keeping the clients waiting. What the replica has
+    /// written down; None if that was asked before.
+    async fn join(&mut self) -> Result<Option<Ledger>, Death> {
         while self
             .thread
             .as_ref()
@@ -171,17 +248,15 @@ impl ReplicaThread {
             sleep(Duration::from_millis(1)).await;
         }
         let Some(thread) = self.thread.take() else {
-            return Ok(());
+            return Ok(None);
         };
-        thread.join().unwrap_or(Err(Death::Panic))
+        thread.join().unwrap_or(Err(Death::Panic)).map(Some)
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.threads
-            .iter_mut()
-            .for_each(|thread| thread.stop = None);
+        self.threads.iter_mut().for_each(ReplicaThread::stop);
         for thread in self
             .threads
             .iter_mut()
@@ -193,27 +268,46 @@ impl Drop for Group {
     }
 }
 
-/// The life of a replica, on its own thread.
+/// The life of a replica, on its own thread. It tells when its socket is bound, and when it is a
+/// member; and in the end, what it has written down.
 fn live(
     config: NodeConfig,
     state_machine: Audited,
-    bound: oneshot::Sender<()>,
+    [bound, joined]: [oneshot::Sender<()>; 2],
     stopped: oneshot::Receiver<()>,
-) -> Result<(), Death> {
+) -> Result<Ledger, Death> {
     let uring = Uring::new().map_err(Death::Setup)?;
     Runtime::new(uring, Config::default()).block_on(async {
         let mut node = Node::bind(config, state_machine)
             .await
             .map_err(Death::Config)?;
-        if bound.send(()).is_err() {
-            return Ok(()); // nobody waits for this replica any more
+        if bound.send(()).is_ok() {
+            let events = node.events();
+            let life = try_join(node.run(), tell_when_a_member(events, joined));
+            match select(stopped, pin!(life)).await {
+                Either::Left(_) => {}
+                Either::Right((Err(error), _)) => return Err(Death::Io(error)),
+                Either::Right((Ok((never, ())), _)) => match never {},
+            }
         }
-        match select(stopped, pin!(node.run())).await {
-            Either::Left(_) => Ok(()),
-            Either::Right((Err(error), _)) => Err(Death::Socket(error)),
-            Either::Right((Ok(never), _)) => match never {},
-        }
+        Ok(node.state_machine().ledger().clone())
     })
+}
+
+/// Until the replica leads or follows in a view that has begun.
+async fn tell_when_a_member(
+    mut events: Events,
+    joined: oneshot::Sender<()>,
+) -> std::io::Result<()> {
+    while let Some(event) = events.next().await {
+        let what = event.map(|event| event.what);
+        if matches!(what, Ok(Happening::Primary { .. })) {
+            // Nobody may want to know any more.
+            let _heard = joined.send(()).is_ok();
+            break;
+        }
+    }
+    Ok(())
 }
 
 impl From<Death> for Failure {
@@ -221,9 +315,7 @@ impl From<Death> for Failure {
         match death {
             Death::Setup(error) => Self::setup(error),
             Death::Config(error) => error.into(),
-            Death::Socket(error) => {
-                Self::setup(format_args!("a replica's socket has failed: {error}"))
-            }
+            Death::Io(error) => Self::setup(format_args!("a replica has failed: {error}")),
             // It has been printed.
             Death::Panic => Self::setup("a replica has panicked, which is a bug"),
         }

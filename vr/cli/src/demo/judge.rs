@@ -6,35 +6,79 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::audit::Ledger;
+use super::numbers::Numbers;
+use super::plan::{self, KEYS};
 
 /// What one worker did. Each of its keys is written by nobody else, always with the number of the
-/// operation, so that values only grow.
+/// operation, so that values only grow. Which operation did what the [plan](super::plan) tells, so
+/// a history stays small, however long it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct History {
     pub(super) tag: u32,
-    pub(super) keys: BTreeMap<Vec<u8>, KeyHistory>,
+    /// The operations that were acknowledged; not a swap that has not swapped.
+    acknowledged: Numbers,
+    /// How many of them were writes.
+    writes: u64,
+    /// The last operation that was begun. It may be unknown whether it was executed.
+    attempted: u64,
     /// Acknowledged writes that an answer of the group has already contradicted.
-    pub(super) missed: BTreeSet<u64>,
+    missed: BTreeSet<u64>,
 }
 
-/// What was written to one key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct KeyHistory {
-    /// The numbers of the writes that were acknowledged, growing.
-    pub(super) acknowledged: Vec<u64>,
-    /// The last write that was begun. It may be unknown whether it was executed.
-    pub(super) attempted: u64,
-}
+impl History {
+    pub(super) fn new(tag: u32) -> Self {
+        Self {
+            tag,
+            ..Self::default()
+        }
+    }
 
-impl KeyHistory {
+    /// An operation is begun: one at a time, in the order of their numbers.
+    pub(super) fn begin(&mut self, number: u64) {
+        self.attempted = number;
+    }
+
+    pub(super) fn acknowledge(&mut self, number: u64) {
+        if self.acknowledged.insert(number) && plan::is_write(number) {
+            self.writes += 1;
+        }
+    }
+
+    /// An answer says that `key` holds this.
+    pub(super) fn look(&mut self, key: u64, held: Option<u64>) {
+        let missed: Vec<u64> = self.contradicted_by(key, held).collect();
+        self.missed.extend(missed);
+    }
+
+    /// The last acknowledged write to the key of operation `number`, before it.
+    pub(super) fn last_write_before(&self, number: u64) -> Option<u64> {
+        let mut writes = plan::before(number).filter(|&write| plan::is_write(write));
+        writes.find(|&write| self.acknowledged.contains(write))
+    }
+
     /// The acknowledged writes that cannot have happened if the key holds this.
     ///
     /// It must hold the last of them, or the attempt after it. Less: all later ones are lost. What
     /// nobody wrote is worth nothing.
-    pub(super) fn contradicted_by(&self, held: Option<u64>) -> &[u64] {
-        let held = held.filter(|&number| number <= self.attempted).unwrap_or(0);
-        let kept = self.acknowledged.partition_point(|&number| number <= held);
-        &self.acknowledged[kept..]
+    fn contradicted_by(&self, key: u64, held: Option<u64>) -> impl Iterator<Item = u64> {
+        let was_written = |&number: &u64| {
+            number <= self.attempted && plan::key_of(number) == key && plan::is_write(number)
+        };
+        let after = held.filter(was_written).unwrap_or(0);
+        plan::writes(key, after, self.attempted).filter(|&write| self.acknowledged.contains(write))
+    }
+
+    /// The acknowledged writes that no ledger of these knows.
+    fn unexecuted(&self, ledgers: &[Ledger]) -> impl Iterator<Item = u64> + use<> {
+        let mut left = self.acknowledged.clone();
+        for ledger in ledgers {
+            left.remove_all(ledger.executed(self.tag));
+        }
+        let left: Vec<u64> = left
+            .iter()
+            .filter(|&number| plan::is_write(number))
+            .collect();
+        left.into_iter()
     }
 }
 
@@ -43,13 +87,13 @@ pub(super) fn number_of(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// The ledger of one replica.
-#[derive(Clone, Debug)]
-pub(super) struct ReplicaLedger {
-    pub(super) ledger: Ledger,
-    /// Whether the replica lived to the end. One that did not still must not have executed
-    /// anything twice.
-    pub(super) survived: bool,
+/// What the replicas have written down.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ledgers {
+    /// Of those that live in the end.
+    pub(super) living: Vec<Ledger>,
+    /// What those had executed more than once that were stopped, whether or not they came back.
+    pub(super) repeated_by_the_dead: BTreeSet<(u32, u64)>,
 }
 
 /// What is to be said in the end.
@@ -72,31 +116,26 @@ impl Verdict {
 /// Compares what was acknowledged with what is there.
 ///
 /// An acknowledged write is lost if its key holds neither it nor something later, if an answer
-/// during the run said so, or if no replica that survived has executed it.
+/// during the run said so, or if no replica that lives has executed it.
 pub(super) fn judge(
     histories: &[History],
     held: &BTreeMap<Vec<u8>, Vec<u8>>,
-    ledgers: &[ReplicaLedger],
+    ledgers: &Ledgers,
 ) -> Verdict {
     let (mut acknowledged, mut lost) = (0, 0);
-    let survivors = || ledgers.iter().filter(|ledger| ledger.survived);
     for history in histories {
         let mut lost_here = history.missed.clone();
-        for (key, writes) in &history.keys {
-            let number = held.get(key).and_then(|value| number_of(value));
-            lost_here.extend(writes.contradicted_by(number));
-            let unexecuted = |&&number: &&u64| {
-                survivors().all(|replica| replica.ledger.executed(history.tag, number) == 0)
-            };
-            lost_here.extend(writes.acknowledged.iter().filter(unexecuted));
-            acknowledged += writes.acknowledged.len() as u64;
+        for key in 0..KEYS {
+            let value = held.get(&plan::key_bytes(history.tag, key));
+            let number = value.and_then(|value| number_of(value));
+            lost_here.extend(history.contradicted_by(key, number));
         }
+        lost_here.extend(history.unexecuted(&ledgers.living));
+        acknowledged += history.writes;
         lost += lost_here.len() as u64;
     }
-    let repeated: BTreeSet<_> = ledgers
-        .iter()
-        .flat_map(|replica| replica.ledger.repeated())
-        .collect();
+    let mut repeated = ledgers.repeated_by_the_dead.clone();
+    repeated.extend(ledgers.living.iter().flat_map(Ledger::repeated));
     Verdict {
         acknowledged,
         lost,
@@ -108,108 +147,135 @@ pub(super) fn judge(
 mod tests {
     use super::*;
 
-    /// Worker 0 wrote 1, 2, 3 to key `a` and 4, 6 to key `b`; 7 to `b` was not acknowledged.
+    /// Worker 0 has begun 97 operations, and all were acknowledged but the last: a swap of key 1,
+    /// which was written by 1, 17, 49, 65 and 81 before. Of key 2 the last write is 82.
     fn history() -> History {
-        let a = KeyHistory {
-            acknowledged: vec![1, 2, 3],
-            attempted: 3,
-        };
-        let b = KeyHistory {
-            acknowledged: vec![4, 6],
-            attempted: 7,
-        };
-        let keys = [(b"a".to_vec(), a), (b"b".to_vec(), b)].into();
-        History {
-            tag: 0,
-            keys,
-            missed: BTreeSet::new(),
+        let mut history = History::new(0);
+        for number in 1..97 {
+            history.begin(number);
+            history.acknowledge(number);
+        }
+        history.begin(97);
+        history
+    }
+
+    /// What the keys hold in the end, key 1 and 2 as given.
+    fn held(one: &str, two: &str) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let last = |key| plan::writes(key, 0, 96).last().expect("some").to_string();
+        let entry = |key| (plan::key_bytes(0, key), last(key).into_bytes());
+        let mut held: BTreeMap<_, _> = (0..KEYS).map(entry).collect();
+        held.insert(plan::key_bytes(0, 1), one.into());
+        held.insert(plan::key_bytes(0, 2), two.into());
+        held
+    }
+
+    fn ledger(numbers: impl IntoIterator<Item = u64>) -> Ledger {
+        let mut ledger = Ledger::new(1);
+        numbers
+            .into_iter()
+            .for_each(|number| ledger.record(0, number));
+        ledger
+    }
+
+    fn living<const N: usize>(living: [Ledger; N]) -> Ledgers {
+        Ledgers {
+            living: living.into(),
+            ..Ledgers::default()
         }
     }
 
-    fn held(a: &str, b: &str) -> BTreeMap<Vec<u8>, Vec<u8>> {
-        [(b"a".to_vec(), a.into()), (b"b".to_vec(), b.into())].into()
-    }
-
-    fn ledger(survived: bool, numbers: &[u64]) -> ReplicaLedger {
-        let mut ledger = Ledger::new(1);
-        numbers.iter().for_each(|&number| ledger.record(0, number));
-        ReplicaLedger { ledger, survived }
-    }
-
-    fn check(
-        held: &BTreeMap<Vec<u8>, Vec<u8>>,
-        ledgers: &[ReplicaLedger],
-        lost: u64,
-        duplicated: u64,
-    ) {
+    #[track_caller]
+    fn check(held: &BTreeMap<Vec<u8>, Vec<u8>>, ledgers: &Ledgers, (lost, duplicated): (u64, u64)) {
         let verdict = judge(&[history()], held, ledgers);
-        assert_eq!(
-            verdict,
-            Verdict {
-                acknowledged: 5,
-                lost,
-                duplicated
-            },
-            "{held:?} {ledgers:?}"
-        );
+        let acknowledged = (1..97).filter(|&number| plan::is_write(number)).count() as u64;
+        let expected = Verdict {
+            acknowledged,
+            lost,
+            duplicated,
+        };
+        assert_eq!(verdict, expected, "{held:?} {ledgers:?}");
         assert_eq!(verdict.is_clean(), lost + duplicated == 0);
     }
 
-    const ALL: [u64; 7] = [1, 2, 3, 4, 5, 6, 7];
-
     #[test]
     fn all_there_is_clean_whether_or_not_the_last_attempt_came_through() {
-        check(&held("3", "6"), &[ledger(true, &ALL)], 0, 0);
-        check(&held("3", "7"), &[ledger(true, &ALL)], 0, 0);
-        // A replica that lags has lost nothing, nor has one that was stopped.
-        let ledgers = [
-            ledger(true, &[1, 2]),
-            ledger(true, &ALL),
-            ledger(false, &[1]),
-        ];
-        check(&held("3", "7"), &ledgers, 0, 0);
+        let all = living([ledger(1..97)]);
+        check(&held("81", "82"), &all, (0, 0));
+        check(&held("97", "82"), &living([ledger(1..98)]), (0, 0));
+        // A replica that lags has lost nothing.
+        check(
+            &held("81", "82"),
+            &living([ledger(1..3), ledger(1..98)]),
+            (0, 0),
+        );
+        // Two of which neither has all, between them, do.
+        let halves = [ledger(1..50), ledger(40..97)];
+        check(&held("81", "82"), &living(halves), (0, 0));
     }
 
     #[test]
     fn a_planted_loss_is_found() {
-        let ledgers = [ledger(true, &ALL)];
-        check(&held("2", "7"), &ledgers, 1, 0);
-        check(&held("3", "4"), &ledgers, 1, 0);
-        check(&held("", "7"), &ledgers, 3, 0);
-        check(&BTreeMap::new(), &ledgers, 5, 0);
-        // Nobody wrote that.
-        check(&held("9", "7"), &ledgers, 3, 0);
-        check(&held("3x", "7"), &ledgers, 3, 0);
+        let all = living([ledger(1..98)]);
+        check(&held("65", "82"), &all, (1, 0));
+        check(&held("49", "66"), &all, (3, 0));
+        check(&held("", "82"), &all, (5, 0));
+        let writes = (1..97).filter(|&number| plan::is_write(number)).count() as u64;
+        check(&BTreeMap::new(), &all, (writes, 0));
+        // Nobody wrote that: too high, no number, a get, another key.
+        for wrong in ["113", "81x", "33", "82"] {
+            check(&held(wrong, "82"), &all, (5, 0));
+        }
     }
 
     #[test]
     fn a_write_that_only_the_dead_executed_is_lost() {
-        let ledgers = [ledger(true, &[1, 2, 3, 4]), ledger(false, &ALL)];
-        check(&held("3", "7"), &ledgers, 1, 0);
+        // 33 is a get.
+        let without = ledger((1..98).filter(|&number| number != 17 && number != 33));
+        check(&held("81", "82"), &living([without]), (1, 0));
+        check(&held("81", "82"), &living([ledger(1..90)]), (6, 0));
     }
 
     #[test]
     fn a_write_that_an_answer_contradicted_is_lost_once() {
         let mut history = history();
-        history.missed.insert(3);
-        let verdict = judge(&[history], &held("2", "7"), &[ledger(true, &ALL)]);
-        assert_eq!(verdict.lost, 1);
+        history.look(1, Some(65));
+        let all = living([ledger(1..98)]);
+        for (one, lost) in [("97", 1), ("65", 1), ("49", 2)] {
+            let verdict = judge(&[history.clone()], &held(one, "82"), &all);
+            assert_eq!(verdict.lost, lost, "{one}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_right_that_holds_the_last_write_or_the_attempt_after_it() {
+        let mut history = history();
+        for right in [81, 97] {
+            history.look(1, Some(right));
+        }
+        assert!(history.missed.is_empty());
+        history.look(2, None);
+        let writes: BTreeSet<u64> = plan::writes(2, 0, 97).collect();
+        assert!(writes.len() == 5 && history.missed == writes, "{history:?}");
     }
 
     #[test]
     fn a_planted_duplicate_is_found_also_at_one_replica_and_at_the_dead() {
-        let twice = [1, 2, 3, 4, 5, 6, 7, 5, 5];
-        check(
-            &held("3", "7"),
-            &[ledger(true, &twice), ledger(true, &ALL)],
-            0,
-            1,
-        );
-        check(
-            &held("3", "7"),
-            &[ledger(true, &ALL), ledger(false, &[1, 2, 1, 2])],
-            0,
-            2,
-        );
+        let twice = ledger((1..98).chain([5, 6, 5]));
+        check(&held("81", "82"), &living([twice, ledger(1..98)]), (0, 2));
+        let both = Ledgers {
+            living: vec![ledger((1..98).chain([5]))],
+            repeated_by_the_dead: [(0, 5), (0, 7)].into(),
+        };
+        check(&held("81", "82"), &both, (0, 2));
+    }
+
+    #[test]
+    fn the_last_acknowledged_write_is_what_a_swap_expects() {
+        let mut history = history();
+        assert_eq!(history.last_write_before(97), Some(81));
+        assert_eq!(history.last_write_before(65), Some(49), "33 is a get");
+        assert_eq!(history.last_write_before(1), None);
+        history.acknowledge(97);
+        assert_eq!(history.last_write_before(113), Some(97));
     }
 }

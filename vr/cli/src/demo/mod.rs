@@ -1,24 +1,32 @@
-//! `viewring demo`: a group in one process, real sockets and rings, whose primary is stopped while
-//! clients write.
+//! `viewring demo`: a group in one process, real sockets and rings, whose replicas are stopped
+//! while clients write.
 
 mod audit;
+mod folder;
 mod group;
 mod judge;
+mod numbers;
+mod plan;
+mod resident;
+mod turns;
 mod workload;
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{Either, select, try_join_all};
 use serde::Serialize;
-use viewring::{Client, ClientConfig, query_status};
+use viewring::{Client, ClientConfig, Session, query_status};
 use viewring_runtime::time::{Instant, timeout, timeout_at};
 use viewring_runtime::{JoinHandle, signal, spawn};
 
 use self::group::Group;
-use self::judge::Verdict;
+use self::judge::{History, Verdict};
+use self::resident::Resident;
+use self::turns::{Crashes, Turns};
 use self::workload::{Shared, Worker};
 use crate::config::group_size;
 use crate::duration::{parse, parse_positive};
@@ -31,11 +39,16 @@ use crate::output::{self, Live, counted, thousands};
 /// Each replica is a thread with a ring and a socket of its own, on loopback. In the end every
 /// write that was acknowledged is read back, and no operation may have been executed twice: not by
 /// any replica, although some are asked for twice on purpose.
+///
+/// With --crash-every one replica after the other is stopped, whether it is the primary or not, and
+/// comes back at once with an empty memory: it fetches from the others what it has lost. All it
+/// keeps is the number of its view, in a folder for temporary files that is gone in the end.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   viewring demo
   viewring demo --replicas 5 --clients 64 --duration 20s
+  viewring demo --crash-every 2s --duration 60s
   viewring demo --duration 5s --no-kill --json
 
 Exit code 5: an acknowledged write was lost, or an operation was executed twice.")]
@@ -56,6 +69,11 @@ pub(crate) struct Args {
     /// Do not stop the primary.
     #[arg(long)]
     no_kill: bool,
+    /// Instead of stopping the primary for good, stop the next replica this often, and have it come
+    /// back empty. At least 500ms; it needs three replicas. While one is not back, none is stopped.
+    #[arg(long, value_name = "TIME", value_parser = parse_positive,
+          conflicts_with_all = ["kill_primary_after", "no_kill"])]
+    crash_every: Option<Duration>,
     /// Print the result as JSON, and how things are meanwhile to stderr.
     #[arg(long)]
     json: bool,
@@ -65,13 +83,44 @@ pub(crate) struct Args {
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How long the group may take to form.
 const FORMATION: Duration = Duration::from_secs(10);
-/// How long operations that are in flight at the end may take.
+/// How long operations that are in flight at the end may take, and a replica to come back.
 const AFTERMATH: Duration = Duration::from_secs(10);
 /// How long replicas may take to tell which is the primary.
 const STATUS_PATIENCE: Duration = Duration::from_millis(300);
 
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
+    args.check()?;
     exit::block_on(Demo::run(args))
+}
+
+impl Args {
+    fn check(&self) -> Result<(), Failure> {
+        let Some(every) = self.crash_every else {
+            return Ok(());
+        };
+        let fault = if self.replicas < 3 {
+            "who comes back needs others to remember: --crash-every needs 3, 5 or 7 replicas"
+        } else if every < turns::SHORTEST {
+            "--crash-every is shorter than a replica takes to come back: at least 500ms"
+        } else if every >= self.duration {
+            "--crash-every is not shorter than --duration: no replica would be stopped"
+        } else {
+            return Ok(());
+        };
+        Err(Failure::usage(fault))
+    }
+
+    /// When the first replica is stopped, if one is.
+    fn first_stop(&self, began: Instant) -> Option<Instant> {
+        let after = self.crash_every.unwrap_or(self.kill_primary_after);
+        let is_wanted = !self.no_kill && self.replicas > 1 && after < self.duration;
+        is_wanted.then(|| began + after)
+    }
+}
+
+/// A signal has come, if it can be waited for.
+fn heard(asked: io::Result<()>) -> Result<(), Failure> {
+    asked.map_err(|error| Failure::setup(format_args!("cannot wait for signals: {error}")))
 }
 
 #[derive(Debug, Serialize)]
@@ -82,6 +131,10 @@ struct Report {
     /// The longest time without any acknowledgement.
     unavailable_ms: u64,
     #[serde(flatten)]
+    crashes: Crashes,
+    #[serde(flatten)]
+    resident: Resident,
+    #[serde(flatten)]
     verdict: Verdict,
 }
 
@@ -90,18 +143,55 @@ struct Demo<'a> {
     group: Group,
     client: Client,
     shared: Rc<Shared>,
+    histories: Vec<Rc<RefCell<History>>>,
+    turns: Turns,
+    crashes: Crashes,
+    resident: Resident,
     live: Live,
 }
 
 impl<'a> Demo<'a> {
     async fn run(args: &'a Args) -> Result<Exit, Failure> {
         let mut asked = pin!(signal::shutdown());
-        let live = if args.json {
-            Live::Stderr
-        } else {
-            Live::Stdout
+        let formed = match select(asked.as_mut(), pin!(Self::form(args))).await {
+            // Nothing has happened that could be told.
+            Either::Left((asked, _)) => return heard(asked).map(|()| Exit::Success),
+            Either::Right((formed, _)) => formed?,
         };
-        let group = Group::start(args.replicas, args.clients).await?;
+        let (mut demo, sessions) = formed;
+        demo.live.line(format_args!(
+            "{} at {}, {}",
+            counted(args.replicas.into(), "replica"),
+            demo.group.addresses(),
+            counted(args.clients, "client")
+        ))?;
+        let first_view = demo.client.view();
+        let tasks = demo.put_to_work(sessions);
+        demo.watch(asked.as_mut()).await?;
+        let (summary, unavailable) = demo.finish(tasks).await;
+        demo.wait_for_who_is_down().await?;
+
+        let held = workload::read_back(&demo.client).await?;
+        let view_changes = demo.client.view() - first_view;
+        let ledgers = demo.group.stop().await?;
+        let histories = demo.histories.iter();
+        let histories: Vec<_> = histories.map(|history| history.borrow().clone()).collect();
+        let verdict = judge::judge(&histories, &held, &ledgers);
+        let unavailable_ms = u64::try_from(unavailable.as_millis()).unwrap_or(u64::MAX);
+        let report = Report {
+            summary,
+            view_changes,
+            unavailable_ms,
+            crashes: demo.crashes,
+            resident: demo.resident,
+            verdict,
+        };
+        demo.tell(&report)
+    }
+
+    /// A group that serves, and a session of it for each worker.
+    async fn form(args: &'a Args) -> Result<(Self, Vec<Session>), Failure> {
+        let group = Group::start(args.replicas, args.clients, args.crash_every.is_some()).await?;
         let config = ClientConfig::new(group.cluster(), group.replicas().to_vec());
         let client = Client::new(ClientConfig {
             deadline: DEADLINE,
@@ -112,89 +202,133 @@ impl<'a> Demo<'a> {
             Ok(sessions) => sessions?,
             Err(_elapsed) => return Err(Failure::unreachable("the group has not formed in time")),
         };
-        live.line(format_args!(
-            "{} at {}, {}",
-            counted(args.replicas.into(), "replica"),
-            group.addresses(),
-            counted(args.clients, "client")
-        ))?;
-        let shared = Rc::new(Shared::new(Meter::new()));
-        let workers: Vec<_> = (0..)
-            .zip(sessions)
-            .map(|(tag, session)| Worker::new(tag, session, Rc::clone(&shared)))
-            .collect();
-        let histories: Vec<_> = workers.iter().map(Worker::history).collect();
-        let mut demo = Self {
+        let live = if args.json {
+            Live::Stderr
+        } else {
+            Live::Stdout
+        };
+        let demo = Self {
             args,
             group,
             client,
-            shared,
+            shared: Rc::new(Shared::new(Meter::new())),
+            histories: Vec::new(),
+            turns: Turns::new(args.replicas),
+            crashes: Crashes::default(),
+            resident: Resident::new(Instant::now(), args.duration),
             live,
         };
-        let first_view = demo.client.view();
-        let tasks = workers
-            .into_iter()
-            .map(|worker| spawn(worker.run()))
-            .collect();
-        demo.watch(asked.as_mut()).await?;
-        let (summary, unavailable) = demo.finish(tasks).await;
-
-        let held = workload::read_back(&demo.client).await?;
-        let view_changes = demo.client.view() - first_view;
-        let ledgers = demo.group.stop().await?;
-        let histories: Vec<_> = histories
-            .iter()
-            .map(|history| history.borrow().clone())
-            .collect();
-        let verdict = judge::judge(&histories, &held, &ledgers);
-        let unavailable_ms = u64::try_from(unavailable.as_millis()).unwrap_or(u64::MAX);
-        let report = Report {
-            summary,
-            view_changes,
-            unavailable_ms,
-            verdict,
-        };
-        demo.tell(&report)
+        Ok((demo, sessions))
     }
 
-    /// Tells how things are until the end, and stops the primary meanwhile.
+    fn put_to_work(&mut self, sessions: Vec<Session>) -> Vec<JoinHandle<()>> {
+        let mut tasks = Vec::new();
+        for (tag, session) in (0..).zip(sessions) {
+            let worker = Worker::new(tag, session, Rc::clone(&self.shared));
+            self.histories.push(worker.history());
+            tasks.push(spawn(worker.run()));
+        }
+        tasks
+    }
+
+    /// Tells how things are until the end, and stops replicas meanwhile.
     async fn watch(
         &mut self,
         mut asked: Pin<&mut impl Future<Output = io::Result<()>>>,
     ) -> Result<(), Failure> {
         let began = Instant::now();
         let end = began + self.args.duration;
-        let kill = !self.args.no_kill
-            && self.args.replicas > 1
-            && self.args.kill_primary_after < self.args.duration;
-        let mut kill_at = kill.then_some(began + self.args.kill_primary_after);
+        let mut stop_at = self.args.first_stop(began);
         let mut next_lap = began + Duration::from_secs(1);
         loop {
-            let due = kill_at.unwrap_or(end).min(next_lap).min(end);
-            let was_asked = timeout_at(due, asked.as_mut()).await.is_ok();
+            let also = [stop_at, self.resident.due()].into_iter().flatten();
+            let due = also.fold(end.min(next_lap), Instant::min);
+            let was_asked = self.wait(due, asked.as_mut()).await?;
             let now = Instant::now();
-            if kill_at.is_some_and(|at| at <= now) {
-                kill_at = None;
-                self.kill_primary().await?;
-            }
             let ended = was_asked || now >= end;
+            self.resident.look(now);
+            if let Some(at) = stop_at.filter(|at| *at <= now && !ended) {
+                stop_at = self.stop_one(at).await?;
+            }
             if next_lap <= now {
                 next_lap = next_lap + Duration::from_secs(1);
+                self.group.check().await?;
                 self.tell_lap()?;
             }
             if ended {
+                self.resident.end();
                 return Ok(());
             }
         }
     }
 
-    async fn kill_primary(&mut self) -> Result<(), Failure> {
-        let primary = self.primary().await;
+    /// Waits until then, or until something happens: whether we were asked to end.
+    async fn wait(
+        &mut self,
+        until: Instant,
+        asked: Pin<&mut impl Future<Output = io::Result<()>>>,
+    ) -> Result<bool, Failure> {
+        let joined = {
+            let joined = pin!(self.group.joined());
+            match timeout_at(until, select(asked, joined)).await {
+                Ok(Either::Left((asked, _))) => return heard(asked).map(|()| true),
+                Ok(Either::Right((joined, _))) => joined?,
+                Err(_elapsed) => return Ok(false),
+            }
+        };
+        self.note_joined(joined)?;
+        Ok(false)
+    }
+
+    /// Stops the replica whose turn it is, since it is time. When the next one is stopped.
+    async fn stop_one(&mut self, at: Instant) -> Result<Option<Instant>, Failure> {
+        let Some(every) = self.args.crash_every else {
+            let primary = self.primary().await;
+            self.say(format_args!("stopping replica {primary}, the primary"))?;
+            self.crashes.crashes += 1;
+            self.group.kill(primary).await?;
+            return Ok(None);
+        };
+        if self.group.is_whole() {
+            let primary = self.primary().await;
+            let id = self.turns.next(primary);
+            let role = if id == primary {
+                "the primary"
+            } else {
+                "a backup"
+            };
+            self.say(format_args!("stopping replica {id}, {role}"))?;
+            self.turns.stopped(id, Instant::now(), &mut self.crashes);
+            self.group.kill(id).await?;
+            self.group.start_again(id).await?;
+        } else if let Some(down) = self.turns.down() {
+            self.say(format_args!(
+                "stopping nobody: replica {} is not back",
+                down.id
+            ))?;
+        } else {
+            self.say(format_args!(
+                "stopping nobody: not all replicas are members"
+            ))?;
+        }
+        Ok(Some((at + every).max(Instant::now())))
+    }
+
+    fn note_joined(&mut self, id: u8) -> Result<(), Failure> {
+        let took = self.turns.joined(id, Instant::now(), &mut self.crashes);
+        // When the group forms, that is nothing to tell.
+        took.map_or(Ok(()), |took| {
+            let ms = took.as_millis();
+            self.say(format_args!(
+                "replica {id} is a member again, after {ms} ms"
+            ))
+        })
+    }
+
+    /// Says what has happened, and when.
+    fn say(&self, what: impl std::fmt::Display) -> Result<(), Failure> {
         let elapsed = self.shared.meter.borrow().elapsed().as_secs_f64();
-        self.live.line(format_args!(
-            "{elapsed:>5.1} s  stopping replica {primary}, the primary"
-        ))?;
-        self.group.kill(primary).await
+        self.live.line(format_args!("{elapsed:>5.1} s  {what}"))
     }
 
     /// The primary, by the word of the replicas or, if they are silent, of the clients.
@@ -236,34 +370,74 @@ impl<'a> Demo<'a> {
         measured
     }
 
+    /// Gives the replica that was stopped last the time to come back.
+    async fn wait_for_who_is_down(&mut self) -> Result<(), Failure> {
+        let give_up_at = Instant::now() + AFTERMATH;
+        while self.turns.down().is_some()
+            && let Ok(joined) = timeout_at(give_up_at, self.group.joined()).await
+        {
+            self.note_joined(joined?)?;
+        }
+        Ok(())
+    }
+
     fn tell(&self, report: &Report) -> Result<Exit, Failure> {
+        if self.args.json {
+            output::json(report)?;
+        } else {
+            self.tell_people(report)?;
+        }
+        let verdict = &report.verdict;
+        if !verdict.is_clean() {
+            return Err(Failure::new(
+                Exit::Broken,
+                format_args!(
+                    "{} acknowledged writes were lost and {} operations executed twice",
+                    verdict.lost, verdict.duplicated
+                ),
+            ));
+        }
+        if let Some(down) = self.turns.down() {
+            return Err(Failure::unreachable(format_args!(
+                "replica {} has not come back",
+                down.id
+            )));
+        }
+        Ok(Exit::Success)
+    }
+
+    fn tell_people(&self, report: &Report) -> Result<(), Failure> {
         let Report {
             summary,
             view_changes,
             unavailable_ms,
+            crashes,
+            resident,
             verdict,
         } = report;
-        if self.args.json {
-            output::json(report)?;
-        } else {
+        output::line(format_args!(
+            "\n{summary}\n\
+             view changes  {view_changes}, longest pause {unavailable_ms} ms"
+        ))?;
+        if let Some(slowest) = crashes.longest_recovery_ms {
             output::line(format_args!(
-                "\n{summary}\n\
-                 view changes  {view_changes}, longest pause {unavailable_ms} ms\n\
-                 writes        {} acknowledged, {} lost; {} operations executed twice",
-                thousands(verdict.acknowledged),
-                thousands(verdict.lost),
-                thousands(verdict.duplicated),
+                "crashes       {}, {} came back, the slowest after {slowest} ms",
+                crashes.crashes, crashes.recoveries
             ))?;
         }
-        if verdict.is_clean() {
-            return Ok(Exit::Success);
+        if let Some(early) = resident.resident_early_mib
+            && let Some(end) = resident.resident_end_mib
+        {
+            let at = resident.resident_early_s;
+            output::line(format_args!(
+                "memory        {early:.0} MiB after {at} s, {end:.0} MiB at the end"
+            ))?;
         }
-        Err(Failure::new(
-            Exit::Broken,
-            format_args!(
-                "{} acknowledged writes were lost and {} operations executed twice",
-                verdict.lost, verdict.duplicated
-            ),
+        output::line(format_args!(
+            "writes        {} acknowledged, {} lost; {} operations executed twice",
+            thousands(verdict.acknowledged),
+            thousands(verdict.lost),
+            thousands(verdict.duplicated),
         ))
     }
 }

@@ -11,7 +11,8 @@ use viewring::{CallError, Client, Session};
 use viewring_runtime::time::{Instant, timeout};
 
 use super::audit::{AUDITOR, stamp};
-use super::judge::{History, KeyHistory, number_of};
+use super::judge::{History, number_of};
+use super::plan::{self, Action};
 use crate::exit::Failure;
 use crate::meter::{Meter, Summary};
 
@@ -64,43 +65,16 @@ pub(super) struct Worker {
     stamped: Vec<u8>,
 }
 
-/// How many keys each worker has.
-const KEYS: u64 = 16;
-
-/// What a worker does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Action {
-    Put,
-    Get,
-    Swap,
-}
-
-impl Action {
-    /// Every eighth is a get, every eighth a swap; shifted, so that each key sees all of them.
-    fn nth(number: u64) -> Self {
-        match (number + number / KEYS) % 8 {
-            3 => Self::Get,
-            7 => Self::Swap,
-            _ => Self::Put,
-        }
-    }
-}
-
 impl Worker {
     pub(super) fn new(tag: u32, session: Session, shared: Rc<Shared>) -> Self {
-        let keys = (0..KEYS)
-            .map(|index| format!("{tag}/{index}").into_bytes())
-            .collect();
-        let history = Rc::new(RefCell::new(History {
-            tag,
-            ..History::default()
-        }));
+        let keys = (0..plan::KEYS).map(|key| plan::key_bytes(tag, key));
+        let history = Rc::new(RefCell::new(History::new(tag)));
         Self {
             tag,
             session,
             shared,
             history,
-            keys,
+            keys: keys.collect(),
             stamped: Vec::new(),
         }
     }
@@ -127,16 +101,13 @@ impl Worker {
 
     /// One operation, until it is answered.
     async fn step(&mut self, number: u64) -> Result<(), CallError> {
-        let key = &self.keys[(number % KEYS) as usize];
-        let before = self
-            .history
-            .borrow()
-            .keys
-            .get(key)
-            .and_then(KeyHistory::last);
+        let before = self.history.borrow().last_write_before(number);
         let expected = before.map(|number| number.to_string().into_bytes());
-        let (action, value) = (Action::nth(number), number.to_string());
-        let operation = match action {
+        let (key, value) = (
+            &self.keys[plan::key_of(number) as usize],
+            number.to_string(),
+        );
+        let operation = match Action::nth(number) {
             Action::Put => Operation::Put {
                 key,
                 value: value.as_bytes(),
@@ -149,31 +120,14 @@ impl Worker {
             },
         };
         stamp(self.tag, number, operation, &mut self.stamped);
-        if action != Action::Get {
-            self.history
-                .borrow_mut()
-                .keys
-                .entry(key.clone())
-                .or_default()
-                .attempted = number;
-        }
+        self.history.borrow_mut().begin(number);
         let reply = call(&mut self.session, &self.stamped, number).await?;
-        let key = &self.keys[(number % KEYS) as usize];
         note(
             &mut self.history.borrow_mut(),
-            key,
             number,
-            action,
             Outcome::decode(&reply),
         );
         Ok(())
-    }
-}
-
-impl KeyHistory {
-    /// The last acknowledged write.
-    fn last(&self) -> Option<u64> {
-        self.acknowledged.last().copied()
     }
 }
 
@@ -200,28 +154,25 @@ async fn call(session: &mut Session, operation: &[u8], number: u64) -> Result<Rc
 }
 
 /// Writes down what the answer to operation `number` tells of its key.
-fn note(
-    history: &mut History,
-    key: &[u8],
-    number: u64,
-    action: Action,
-    outcome: Option<Outcome<'_>>,
-) {
-    let writes = history.keys.entry(key.to_vec()).or_default();
+fn note(history: &mut History, number: u64, outcome: Option<Outcome<'_>>) {
+    let (action, key) = (Action::nth(number), plan::key_of(number));
     let held = match (action, outcome) {
         (Action::Put, Some(Outcome::Stored)) | (Action::Swap, Some(Outcome::Swapped)) => {
-            writes.acknowledged.push(number);
+            history.acknowledge(number);
             return;
         }
-        (Action::Get, Some(Outcome::Value(held)))
-        | (Action::Swap, Some(Outcome::NotSwapped(held))) => held.and_then(number_of),
+        (Action::Get, Some(Outcome::Value(held))) => {
+            history.acknowledge(number);
+            held.and_then(number_of)
+        }
+        (Action::Swap, Some(Outcome::NotSwapped(held))) => held.and_then(number_of),
         // An answer to another question: the write before it cannot be trusted either.
         (Action::Put | Action::Get | Action::Swap, _) => None,
     };
-    history.missed.extend(writes.contradicted_by(held));
+    history.look(key, held);
     if action == Action::Swap && held == Some(number) {
         // It has swapped, and was then tried once more: the ledger tells of that.
-        writes.acknowledged.push(number);
+        history.acknowledge(number);
     }
 }
 
@@ -262,65 +213,60 @@ pub(super) async fn read_back(client: &Client) -> Result<BTreeMap<Vec<u8>, Vec<u
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_key_is_put_got_and_swapped() {
-        for key in 0..KEYS {
-            for action in [Action::Put, Action::Get, Action::Swap] {
-                let hits = (1..=KEYS * 64).filter(|n| n % KEYS == key && Action::nth(*n) == action);
-                assert!(hits.count() >= 7, "key {key}, {action:?}");
-            }
+    /// Everything before operation `number` is acknowledged, and that has begun.
+    fn begun(number: u64) -> History {
+        let mut history = History::new(0);
+        for earlier in 1..number {
+            history.begin(earlier);
+            history.acknowledge(earlier);
         }
+        history.begin(number);
+        history
     }
 
-    fn after(action: Action, outcome: Outcome<'_>) -> (Vec<u64>, Vec<u64>) {
-        let writes = KeyHistory {
-            acknowledged: vec![1, 2],
-            attempted: 3,
-        };
-        let mut history = History {
-            keys: [(b"k".to_vec(), writes)].into(),
-            ..History::default()
-        };
-        note(&mut history, b"k", 3, action, Some(outcome));
-        let writes = history.keys.remove(&b"k"[..]).expect("it is there");
-        (writes.acknowledged, history.missed.into_iter().collect())
+    /// That, and then it was answered.
+    fn after(number: u64, outcome: Outcome<'_>) -> History {
+        let mut history = begun(number);
+        note(&mut history, number, Some(outcome));
+        history
     }
+
+    /// That, and then it was seen what its key holds, if anything was; and it was acknowledged, or
+    /// not.
+    fn expected(number: u64, acknowledged: bool, seen: Option<Option<u64>>) -> History {
+        let mut history = begun(number);
+        if let Some(held) = seen {
+            history.look(plan::key_of(number), held);
+        }
+        if acknowledged {
+            history.acknowledge(number);
+        }
+        history
+    }
+
+    // Key 1 is put by 1, 17, 49, 65 and 81, got by 33, swapped by 97.
 
     #[test]
     fn a_write_counts_when_it_is_acknowledged() {
-        assert_eq!(after(Action::Put, Outcome::Stored), (vec![1, 2, 3], vec![]));
-        assert_eq!(
-            after(Action::Swap, Outcome::Swapped),
-            (vec![1, 2, 3], vec![])
-        );
+        assert_eq!(after(81, Outcome::Stored), expected(81, true, None));
+        assert_eq!(after(97, Outcome::Swapped), expected(97, true, None));
+        assert_ne!(after(97, Outcome::Swapped), expected(97, false, None));
     }
 
     #[test]
     fn an_answer_that_does_not_know_a_write_is_remembered() {
-        assert_eq!(
-            after(Action::Get, Outcome::Value(Some(b"2"))),
-            (vec![1, 2], vec![])
-        );
-        assert_eq!(
-            after(Action::Get, Outcome::Value(Some(b"1"))),
-            (vec![1, 2], vec![2])
-        );
-        assert_eq!(
-            after(Action::Get, Outcome::Value(None)),
-            (vec![1, 2], vec![1, 2])
-        );
-        assert_eq!(
-            after(Action::Swap, Outcome::NotSwapped(Some(b"1"))),
-            (vec![1, 2], vec![2])
-        );
-        assert_eq!(
-            after(Action::Put, Outcome::Invalid),
-            (vec![1, 2], vec![1, 2])
-        );
+        let get = |held: Option<&[u8]>| after(33, Outcome::Value(held));
+        assert_eq!(get(Some(b"17")), expected(33, true, None));
+        assert_eq!(get(Some(b"1")), expected(33, true, Some(Some(1))));
+        assert_ne!(get(Some(b"1")), expected(33, true, None));
+        assert_eq!(get(None), expected(33, true, Some(None)));
+        let swap = |held: Option<&[u8]>| after(97, Outcome::NotSwapped(held));
+        assert_eq!(swap(Some(b"81")), expected(97, false, None));
+        assert_eq!(swap(Some(b"65")), expected(97, false, Some(Some(65))));
+        assert_ne!(swap(Some(b"65")), expected(97, false, None));
+        assert_eq!(after(81, Outcome::Invalid), expected(81, false, Some(None)));
+        assert_ne!(after(81, Outcome::Invalid), expected(81, false, None));
         // It swapped and was tried again.
-        assert_eq!(
-            after(Action::Swap, Outcome::NotSwapped(Some(b"3"))),
-            (vec![1, 2, 3], vec![])
-        );
+        assert_eq!(swap(Some(b"97")), expected(97, true, None));
     }
 }

@@ -6,7 +6,7 @@ mod support;
 
 use std::net::SocketAddr;
 
-use crate::support::{ConfigFile, Running, run, run_into_a_closed_pipe, run_with};
+use crate::support::{ConfigFile, Ended, Running, run, run_into_a_closed_pipe, run_with, viewring};
 
 #[test]
 fn a_wrong_command_line_is_told_in_one_line() {
@@ -204,7 +204,7 @@ fn the_demo_survives_its_primary() {
     assert!(latencies.is_sorted() && latencies[0] > 0.0, "{report}");
     assert_eq!(
         report.as_object().map(|fields| fields.len()),
-        Some(8),
+        Some(14),
         "{report}"
     );
 }
@@ -222,6 +222,74 @@ fn the_demo_tells_what_it_has_when_it_is_interrupted() {
         "{report}"
     );
     assert_eq!(report["view_changes"], 0, "{report}");
+}
+
+#[test]
+fn the_demo_survives_one_crash_after_another() {
+    let folder = ConfigFile::of("", 0);
+    let args = ["demo", "--crash-every", "500ms", "--duration", "3s"];
+    let mut command = viewring(&[&args[..], &["--json"]].concat());
+    command.env("TMPDIR", folder.folder());
+    let ended = Ended::of(command.output().expect("the program runs"));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let report = ended.json();
+    let number = |name: &str| report[name].as_u64();
+    assert_eq!((number("lost"), number("duplicated")), (Some(0), Some(0)));
+    assert!(number("crashes") >= Some(1), "{report}");
+    assert_eq!(number("recoveries"), number("crashes"), "{report}");
+    assert!(number("longest_recovery_ms") > Some(0), "{report}");
+    assert!(
+        number("view_changes") >= Some(1),
+        "the first was the primary"
+    );
+    for when in ["resident_early_mib", "resident_end_mib"] {
+        assert!(report[when].as_f64() > Some(1.0), "{report}");
+    }
+    for part in [
+        "stopping replica 0, the primary",
+        "is a member again, after ",
+    ] {
+        assert!(ended.stderr.contains(part), "{part} is not in {ended:?}");
+    }
+    assert_eq!(folder.others(), 0, "nothing stays behind");
+}
+
+#[test]
+fn a_demo_with_crashes_that_is_interrupted_leaves_nothing_behind() {
+    let folder = ConfigFile::of("", 0);
+    let mut command = viewring(&[
+        "demo",
+        "--crash-every",
+        "600ms",
+        "--duration",
+        "60s",
+        "--json",
+    ]);
+    command.env("TMPDIR", folder.folder());
+    let mut demo = Running::of(command);
+    demo.says("stopping replica");
+    assert_eq!(folder.others(), 1, "what replicas must not forget");
+    demo.signal("-INT");
+    let ended = demo.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let report = ended.json();
+    assert_eq!(report["recoveries"], report["crashes"], "{report}");
+    assert!(report["resident_early_mib"].is_null(), "{report}");
+    assert_eq!(folder.others(), 0, "nothing stays behind");
+}
+
+#[test]
+fn crashes_that_make_no_sense_are_told() {
+    let demo = |more: &[&str]| run(&[&["demo", "--crash-every"], more].concat());
+    demo(&["2s", "--replicas", "1"]).complains(2, &["needs 3, 5 or 7 replicas"]);
+    demo(&["100ms"]).complains(2, &["at least 500ms"]);
+    demo(&["10s"]).complains(2, &["--duration"]);
+    demo(&["2s", "--no-kill"]).complains(2, &["'--no-kill'"]);
+    demo(&["2s", "--kill-primary-after", "3s"]).complains(2, &["'--kill-primary-after <TIME>'"]);
+    let mut command = viewring(&["demo", "--crash-every", "2s"]);
+    command.env("TMPDIR", "/nowhere");
+    let ended = Ended::of(command.output().expect("the program runs"));
+    ended.complains(4, &["cannot make /nowhere/viewring-demo-", "TMPDIR"]);
 }
 
 #[test]

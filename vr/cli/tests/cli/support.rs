@@ -34,7 +34,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         Self {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -101,7 +101,10 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut command = viewring(args);
+        Self::of(viewring(args))
+    }
+
+    pub(crate) fn of(mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program runs");
         let stderr = Arc::<Mutex<String>>::default();
@@ -251,6 +254,16 @@ impl ConfigFile {
     /// The file's path.
     pub(crate) fn path(&self) -> &str {
         &self.path
+    }
+
+    /// The folder that it is in.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How many other things are in the folder.
+    pub(crate) fn others(&self) -> usize {
+        fs::read_dir(&self.folder).expect("it is there").count() - 1
     }
 
     /// `viewring COMMAND --config FILE MORE…`, to its end.
