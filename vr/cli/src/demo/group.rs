@@ -156,7 +156,10 @@ impl Group {
     /// Waits for the next replica to become a member, and tells which; for ever, if all are.
     ///
     /// # Cancel safety
-    /// Strict: dropping it loses nothing.
+    /// Dropping it loses nothing; of a replica that has ended [`check`](Self::check) tells, too.
+    ///
+    /// # Errors
+    /// When a replica has ended before it was a member, and why.
     pub(super) async fn joined(&mut self) -> Result<u8, Failure> {
         let (id, is_member) = poll_fn(|cx| {
             for (id, thread) in (0..).zip(&mut self.threads) {
@@ -171,7 +174,8 @@ impl Group {
         })
         .await;
         if !is_member {
-            self.check().await?;
+            // It has ended instead, and says why.
+            self.threads[usize::from(id)].join().await?;
         }
         Ok(id)
     }

@@ -118,6 +118,26 @@ impl Args {
     }
 }
 
+/// So many sessions, when the group has formed.
+async fn sessions(group: &mut Group, client: &Client, count: u32) -> Result<Vec<Session>, Failure> {
+    let sessions = try_join_all((0..count).map(|_| client.session()));
+    let failed = pin!(failure(group));
+    match timeout(FORMATION, select(sessions, failed)).await {
+        Ok(Either::Left((sessions, _))) => Ok(sessions?),
+        Ok(Either::Right((failure, _))) => Err(failure),
+        Err(_elapsed) => Err(Failure::unreachable("the group has not formed in time")),
+    }
+}
+
+/// Waits until a replica has ended by itself, while the group forms.
+async fn failure(group: &mut Group) -> Failure {
+    loop {
+        if let Err(failure) = group.joined().await {
+            return failure;
+        }
+    }
+}
+
 /// A signal has come, if it can be waited for.
 fn heard(asked: io::Result<()>) -> Result<(), Failure> {
     asked.map_err(|error| Failure::setup(format_args!("cannot wait for signals: {error}")))
@@ -191,17 +211,14 @@ impl<'a> Demo<'a> {
 
     /// A group that serves, and a session of it for each worker.
     async fn form(args: &'a Args) -> Result<(Self, Vec<Session>), Failure> {
-        let group = Group::start(args.replicas, args.clients, args.crash_every.is_some()).await?;
+        let come_back = args.crash_every.is_some();
+        let mut group = Group::start(args.replicas, args.clients, come_back).await?;
         let config = ClientConfig::new(group.cluster(), group.replicas().to_vec());
         let client = Client::new(ClientConfig {
             deadline: DEADLINE,
             ..config
         })?;
-        let sessions = try_join_all((0..args.clients).map(|_| client.session()));
-        let sessions = match timeout(FORMATION, sessions).await {
-            Ok(sessions) => sessions?,
-            Err(_elapsed) => return Err(Failure::unreachable("the group has not formed in time")),
-        };
+        let sessions = sessions(&mut group, &client, args.clients).await?;
         let live = if args.json {
             Live::Stderr
         } else {
