@@ -136,13 +136,18 @@ impl Replica {
             return progress;
         }
         let is_known = self.fetching.summary() == Some(summary);
+        // An answer to a question for entries is the only way on: those are cut off.
+        let transfer = self.transfer.as_ref().expect("it was asked for");
+        let asks_for_piece = matches!(transfer.stage, Stage::Piece(_));
         let others = u32::from(self.group.failures()) * 2;
         match &self.fetching {
             Fetching::Whole(..) if is_known => return self.use_whole(effects),
             Fetching::Part(incoming) if is_known => {
                 self.checkpoints.count().resumed += u64::from(incoming.len() > 0);
             }
-            Fetching::Part(incoming) if incoming.is_preferred_to_that_of(from, others) => {
+            Fetching::Part(incoming)
+                if asks_for_piece && incoming.is_preferred_to_that_of(from, others) =>
+            {
                 return self.ignore(Ignored::UselessCheckpoint);
             }
             Fetching::Nothing | Fetching::Part(_) | Fetching::Whole(..) => {
