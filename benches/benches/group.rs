@@ -4,15 +4,18 @@
 //! ```text
 //! cargo bench -p viewring-benches --bench group
 //! cargo bench -p viewring-benches --bench group -- load
+//! cargo bench -p viewring-benches --bench group -- reads
 //! cargo bench -p viewring-benches --bench group -- trip
 //! VIEWRING=/another/viewring cargo bench -p viewring-benches --bench group
 //! ```
 //!
 //! Three replicas and the load generator `viewring bench` are processes on this machine; the
 //! operation is null. *Load*: 64 closed loops with a socket each, as clients of specpaxos and as
-//! ours, and on one socket. *Trip*: one closed loop, against the plain path in the same rounds: the
-//! same four hops between three processes that do nothing else, with datagrams as long (see
-//! `src/four_hops.rs`); also with all replicas in one process, where they and the client spin.
+//! ours, and on one socket. *Reads*: 16 closed loops that put, or get after a round or from any
+//! replica, from the key-value store, with a socket each and on one. *Trip*: one closed loop,
+//! against the plain path in the same rounds: the same four hops between three processes that do
+//! nothing else, with datagrams as long (see `src/four_hops.rs`); also with all replicas in one
+//! process, where they and the client spin.
 //!
 //! Four processes on two cores: whatever else runs here takes from them. CPU times bear that,
 //! requests a second do not; of these look at the most.
@@ -29,12 +32,15 @@ fn main() {
     println!("load of the machine before: {}", busy.trim());
     let program = program();
     if is_wanted("load") {
-        load(&start(&program, &PROCESSES));
+        load(&start(&program, "null", &PROCESSES));
+    }
+    if is_wanted("reads") {
+        reads(&start(&program, "kv", &PROCESSES));
     }
     if is_wanted("trip") {
         trip(
-            &start(&program, &PROCESSES),
-            &start(&program, &[&["--all", "--spin", SPIN]]),
+            &start(&program, "null", &PROCESSES),
+            &start(&program, "null", &[&["--all", "--spin", SPIN]]),
         );
     }
 }
@@ -44,8 +50,9 @@ const PROCESSES: [&[&str]; 3] = [&["--id", "0"], &["--id", "1"], &["--id", "2"]]
 /// How long those who spin look for work before they sleep.
 const SPIN: &str = "50us";
 
-fn start(program: &Path, processes: &[&[&str]]) -> Group {
-    Group::start(program, Path::new(env!("CARGO_TARGET_TMPDIR")), processes)
+fn start(program: &Path, app: &str, processes: &[&[&str]]) -> Group {
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    Group::start(program, tmp, app, processes)
 }
 
 fn load(group: &Group) {
@@ -70,7 +77,7 @@ fn load(group: &Group) {
     let names = contestants.map(|(name, _)| name);
     let mut tables = figures.map(|(title, _)| Table::new(title, &names));
     let requests = rounds(200_000).to_string();
-    let args = ["--clients", "64", "--requests", &requests];
+    let args = ["--op", "null", "--clients", "64", "--requests", &requests];
     for _ in 0..rounds(5) {
         let found = contestants.map(|(_, more)| group.bench(&[&args[..], more].concat()));
         for (table, (_, figure)) in tables.iter_mut().zip(figures) {
@@ -81,6 +88,31 @@ fn load(group: &Group) {
     tables.iter().for_each(Table::print);
 }
 
+fn reads(group: &Group) {
+    let read = |consistency| ["--op", "get", "--consistency", consistency];
+    let contestants = [
+        ("put", &["--op", "put"][..]),
+        ("read-index", &read("read-index")),
+        ("local", &read("local")),
+    ];
+    let names = contestants.map(|(name, _)| name);
+    let requests = rounds(200_000).to_string();
+    let sockets = [
+        ("requests a second, a socket each", &[][..]),
+        ("requests a second, one socket", &["--shared-socket"]),
+    ];
+    for (title, socket) in sockets {
+        let mut table = Table::new(title, &names);
+        let args = ["--clients", "16", "--requests", &requests];
+        for _ in 0..rounds(7) {
+            let bench = |more: &[&str]| group.bench(&[&args[..], socket, more].concat());
+            let row = contestants.map(|(_, more)| bench(more).figure("ops_per_sec"));
+            table.add_round(row.to_vec());
+        }
+        table.print();
+    }
+}
+
 fn trip(asleep: &Group, spinning: &Group) {
     let hops = FourHops::start();
     let names = ["three processes", "one process, spinning", "four hops"];
@@ -89,6 +121,8 @@ fn trip(asleep: &Group, spinning: &Group) {
     let count = rounds(20_000);
     let requests = count.to_string();
     let args = [
+        "--op",
+        "null",
         "--clients",
         "1",
         "--warm-up",

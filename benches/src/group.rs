@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Three replicas of a machine that does nothing. They end when this is dropped.
+/// Three replicas. They end when this is dropped.
 #[derive(Debug)]
 pub struct Group {
     program: PathBuf,
@@ -20,13 +20,13 @@ pub struct Group {
 const FORMATION: Duration = Duration::from_secs(10);
 
 impl Group {
-    /// Starts a process for each of `processes`, which are the arguments of `viewring replica`. The
-    /// group's files are in a folder in `tmp`. It serves clients of ours and of specpaxos: its file
-    /// is one that either reads.
+    /// Starts a process for each of `processes`, which are the arguments of `viewring replica`, to
+    /// replicate `app`. The group's files are in a folder in `tmp`. It serves clients of ours and
+    /// of specpaxos: its file is one that either reads.
     ///
     /// # Panics
     /// When that fails, or when nobody leads in time.
-    pub fn start(program: &Path, tmp: &Path, processes: &[&[&str]]) -> Self {
+    pub fn start(program: &Path, tmp: &Path, app: &str, processes: &[&[&str]]) -> Self {
         let port = free_ports();
         let folder = tmp.join(format!("group-{port}"));
         fs::create_dir_all(&folder).expect("a folder");
@@ -42,7 +42,7 @@ impl Group {
             let mut replica = group.command("replica");
             replica
                 .args(*args)
-                .args(["--app", "null", "--wire", "specpaxos"]);
+                .args(["--app", app, "--wire", "specpaxos"]);
             let replica = replica.stderr(Stdio::null()).spawn();
             group.replicas.push(replica.expect("a process"));
         }
@@ -60,7 +60,7 @@ impl Group {
     /// When it finds nothing, or any error.
     pub fn bench(&self, args: &[&str]) -> Bench {
         let mut command = self.command("bench");
-        let json = output(command.args(args).args(["--op", "null", "--json"]));
+        let json = output(command.args(args).arg("--json"));
         let json: Value = serde_json::from_slice(&json).expect("JSON");
         assert!(json["errors"] == 0 && json["unknown"] == 0, "{json}");
         Bench(json)

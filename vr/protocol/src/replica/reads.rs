@@ -14,6 +14,10 @@
 //! and serves all reads that came before it; with a Prepare, in whose datagram it costs little, the
 //! next one goes at once. Lost rounds are not repeated: a fresh one is begun.
 //!
+//! A round that leaves alone is sent to f backups only, those that have answered last: more
+//! answers confirm nothing more, and each costs two datagrams and a replica's sleep. If they keep
+//! silent the periodic timeout asks everybody.
+//!
 //! A *lease* is a round whose answers promise something: to take part in no other view for a while.
 //! The core knows no clock. The caller notes when a round begins ([`Replica::round`]), learns what
 //! was promised in answer to it ([`Replica::promises`]), and tells with each read whether the
@@ -33,7 +37,7 @@ use crate::log::{Entry, Kind};
 use crate::message::{
     Message, Read, ReadConsistency, ReadOutcome, ReadReply, Request, Round, RoundOk,
 };
-use crate::quorum::Acks;
+use crate::quorum::{Acks, ReplicaSet};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use xxhash_rust::xxh3::xxh3_64;
@@ -154,6 +158,19 @@ impl Reads {
     /// Up to which round so many replicas, ourselves among them, have answered.
     fn confirmed(&self, quorum: u8) -> RoundNumber {
         RoundNumber(self.earlier.0 + self.answered.committed(quorum).0)
+    }
+
+    /// So many others that have answered the latest rounds of this view, if there are so many: they
+    /// are the nearest, or the only ones that live.
+    fn answered_last(&self, own: ReplicaId, count: u8) -> Option<ReplicaSet> {
+        let mut latest = ReplicaSet::EMPTY;
+        for _ in 0..count {
+            let ids = (0..Configuration::MAX_REPLICAS).map(ReplicaId);
+            let others = ids.filter(|&id| id != own && !latest.contains(id));
+            let answered = others.filter(|&id| self.answered.of(id) > OpNumber::ZERO);
+            latest.insert(answered.max_by_key(|&id| self.answered.of(id))?);
+        }
+        Some(latest)
     }
 
     /// Counts an answer; whether the replica had not answered a later round before.
@@ -287,13 +304,24 @@ impl Replica {
         if self.abdicating || !is_due {
             return Progress::NONE;
         }
+        // Whoever is asked has work. The others are asked when these are silent, when their
+        // promises are wanted, too, and when a datagram goes to them anyway.
+        let all = rides || self.reads.round_due || self.options.lease_us > 0;
+        let enough = self.reads.answered_last(self.id, self.group.failures());
         self.begin_round();
         if rides {
             self.reads.ride = self.reads.round;
         }
         let (view, root, number) = (self.view, self.root(), self.reads.round);
-        if self.group.failures() > 0 {
-            effects.broadcast(Message::Round(Round { view, root, number }));
+        let round = Round { view, root, number };
+        match enough {
+            Some(backups) if !all => {
+                for id in backups.iter() {
+                    effects.send(id, Message::Round(round));
+                }
+            }
+            _ if self.group.failures() > 0 => effects.broadcast(Message::Round(round)),
+            _ => {}
         }
         self.confirm_reads();
         Progress::NONE
