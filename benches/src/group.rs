@@ -13,7 +13,14 @@ use serde_json::Value;
 pub struct Group {
     program: PathBuf,
     folder: PathBuf,
-    replicas: Vec<Child>,
+    app: String,
+    replicas: Vec<Replica>,
+}
+
+#[derive(Debug)]
+struct Replica {
+    args: Vec<String>,
+    process: Child,
 }
 
 /// How long a group may take to form.
@@ -33,18 +40,21 @@ impl Group {
         let mut group = Self {
             program: program.to_owned(),
             folder,
+            app: app.to_owned(),
             replicas: Vec::new(),
         };
         let replicas = (port..port + 3).map(|port| format!("replica 127.0.0.1:{port}\n"));
         let config = format!("f 1\n{}", replicas.collect::<String>());
         fs::write(group.config(), config).expect("a file");
-        for args in processes {
-            let mut replica = group.command("replica");
-            replica
-                .args(*args)
-                .args(["--app", app, "--wire", "specpaxos"]);
-            let replica = replica.stderr(Stdio::null()).spawn();
-            group.replicas.push(replica.expect("a process"));
+        for (index, args) in processes.iter().enumerate() {
+            let mut args: Vec<_> = args.iter().map(|&arg| arg.to_owned()).collect();
+            if args.iter().any(|arg| arg == "--id") {
+                let data = group.folder.join(format!("replica-{index}"));
+                fs::create_dir_all(&data).expect("a folder");
+                args.extend(["--data".to_owned(), data.display().to_string()]);
+            }
+            let process = group.start_replica(&args);
+            group.replicas.push(Replica { args, process });
         }
         let give_up_at = Instant::now() + FORMATION;
         let is_normal = |output: Output| output.status.success();
@@ -59,11 +69,52 @@ impl Group {
     /// # Panics
     /// When it finds nothing, or any error.
     pub fn bench(&self, args: &[&str]) -> Bench {
+        self.begin_bench(args).end()
+    }
+
+    /// Starts what [`bench`](Self::bench) waits for.
+    ///
+    /// # Panics
+    /// When there is no process to be had.
+    pub fn begin_bench(&self, args: &[&str]) -> Load {
         let mut command = self.command("bench");
-        let json = output(command.args(args).arg("--json"));
-        let json: Value = serde_json::from_slice(&json).expect("JSON");
-        assert!(json["errors"] == 0 && json["unknown"] == 0, "{json}");
-        Bench(json)
+        command.args(args).arg("--json").stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Load(command.spawn().expect("a process"))
+    }
+
+    /// Kills a process, which is one replica.
+    ///
+    /// # Panics
+    /// When it has ended already.
+    pub fn kill(&mut self, index: usize) {
+        let process = &mut self.replicas[index].process;
+        process.kill().expect("it runs");
+        process.wait().expect("it has ended");
+    }
+
+    /// Starts a process again that was killed: with what it has on disk.
+    pub fn restart(&mut self, index: usize) {
+        let process = self.start_replica(&self.replicas[index].args);
+        self.replicas[index].process = process;
+    }
+
+    /// How far a replica has executed the log, if it answers.
+    ///
+    /// # Panics
+    /// When `viewring status` prints no JSON.
+    pub fn executed(&self, index: usize) -> Option<u64> {
+        let output = self.command("status").arg("--json").output();
+        let output = output.expect("a process");
+        let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        json["replicas"][index]["executed"].as_u64()
+    }
+
+    fn start_replica(&self, args: &[String]) -> Child {
+        let mut replica = self.command("replica");
+        replica.args(args);
+        replica.args(["--app", &self.app, "--wire", "specpaxos"]);
+        replica.stderr(Stdio::null()).spawn().expect("a process")
     }
 
     fn command(&self, name: &str) -> Command {
@@ -81,10 +132,30 @@ impl Drop for Group {
     fn drop(&mut self) {
         for replica in &mut self.replicas {
             // It may have ended by itself.
-            let _ended = replica.kill().is_err() || replica.wait().is_err();
+            let process = &mut replica.process;
+            let _ended = process.kill().is_err() || process.wait().is_err();
         }
         // What stays behind is in the target folder.
         let _gone = fs::remove_dir_all(&self.folder).is_ok();
+    }
+}
+
+/// `viewring bench`, while it runs.
+#[derive(Debug)]
+pub struct Load(Child);
+
+impl Load {
+    /// What it finds, once it has ended.
+    ///
+    /// # Panics
+    /// When it finds nothing, or any error.
+    pub fn end(self) -> Bench {
+        let output = self.0.wait_with_output().expect("a process");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert!(json["errors"] == 0 && json["unknown"] == 0, "{json}");
+        Bench(json)
     }
 }
 
@@ -125,13 +196,6 @@ pub fn program() -> PathBuf {
         "it cannot be built"
     );
     folder.join("viewring")
-}
-
-fn output(command: &mut Command) -> Vec<u8> {
-    let output = command.stdin(Stdio::null()).output().expect("a process");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {stderr}");
-    output.stdout
 }
 
 /// The first of three ports in a row that nobody has, also not a thousand further on, where
