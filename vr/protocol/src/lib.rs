@@ -41,6 +41,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod blocks;
 mod bug;
 mod checkpoint;
 mod client;

@@ -1,8 +1,8 @@
 //! The log: entries in op-number order, no gaps, chained by their checksums (VRR §4).
 
+use crate::blocks::Blocks;
 use crate::ids::{Checksum, ClientId, OpNumber, RequestNumber, View};
 use crate::message::Request;
-use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use xxhash_rust::xxh3::xxh3_64;
@@ -222,7 +222,7 @@ impl Tail {
 pub(crate) struct Log {
     base: OpNumber,
     base_header: Header,
-    entries: VecDeque<Entry>,
+    entries: Blocks<Entry>,
     /// That of all entries.
     weight: u64,
 }
@@ -237,7 +237,7 @@ impl Log {
         Self {
             base: OpNumber::ZERO,
             base_header,
-            entries: VecDeque::new(),
+            entries: Blocks::new(),
             weight: 0,
         }
     }

@@ -57,12 +57,12 @@ const FIRST_PORT: u16 = 10_000;
 const LAST_PORT: u16 = 32_000;
 /// How often other ports are tried.
 const ATTEMPTS: usize = 20;
-/// If replicas come back, checkpoints are taken twice as often as by default: who comes back has
-/// less to execute again. And a log grows by doubling its room. With the 20,000 entries that it
-/// keeps in front of a checkpoint, and those of some tenths of a second that it holds for who has
-/// just fetched it, it has more than 2^16 and less than 2^17, at 200,000 operations a second too:
-/// how much memory it takes is no matter of luck, and what grows would show.
-const CHECKPOINT_INTERVAL: u64 = 50_000;
+/// If replicas come back, checkpoints are taken five times as often as by default: who comes back
+/// has little to execute again.
+const CHECKPOINT_INTERVAL: u64 = 20_000;
+/// And more is kept in front of them, so that a log is always about as long: else its memory would
+/// come and go with every checkpoint, and hide what grows.
+const CHECKPOINT_KEEP: u64 = 70_000;
 
 impl Group {
     /// Starts `count` replicas on free ports. They have yet to form a group. If they are to come
@@ -108,6 +108,7 @@ impl Group {
         if let Some(folder) = &self.folder {
             config.data = Some(folder.of(id));
             config.checkpoints.interval = CHECKPOINT_INTERVAL;
+            config.checkpoints.keep = CHECKPOINT_KEEP;
         }
         config
     }
