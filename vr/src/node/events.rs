@@ -133,7 +133,7 @@ impl Happenings {
     pub(super) fn new() -> Self {
         Self {
             kept: Rc::default(),
-            role: Role::Recovering,
+            role: Role::Outside,
             view: View::ZERO,
             begun: None,
             commit: OpNumber::ZERO,
@@ -156,7 +156,8 @@ impl Happenings {
     pub(super) fn look_at(&mut self, replica: &Replica) {
         let (role, view) = (replica.role(), replica.view());
         let id = replica.id().0;
-        if self.role == Role::Recovering && role != Role::Recovering {
+        let takes_part = |role| !matches!(role, Role::Outside | Role::Recovering);
+        if !takes_part(self.role) && takes_part(role) {
             let (op, commit) = (replica.op().0, replica.commit().0);
             tracing::info!(replica = id, view = view.0, ?role, op, commit, "a member");
             self.tell(Happening::Recovered { view: view.0 });
