@@ -409,6 +409,44 @@ impl Message {
         }
     }
 
+    /// The view that its sender must not be able to forget: who says this in a view has made its
+    /// number durable. None: a vote promises nothing, and the view in a greeting is for humans.
+    pub fn remembered_view(&self) -> Option<View> {
+        match self {
+            Self::Prepare(Prepare { view, .. })
+            | Self::PrepareOk(PrepareOk { view, .. })
+            | Self::Commit(Commit { view, .. })
+            | Self::DoViewChange(DoViewChange { view, .. })
+            | Self::StartView(StartView { view, .. })
+            | Self::GetState(GetState { view, .. })
+            | Self::NewState(NewState { view, .. })
+            | Self::GetCheckpoint(GetCheckpoint { view, .. })
+            | Self::CheckpointChunk(CheckpointChunk { view, .. })
+            | Self::Round(Round { view, .. })
+            | Self::RoundOk(RoundOk { view, .. })
+            | Self::Recovery(Recovery { view, .. })
+            | Self::RecoveryResponse(RecoveryResponse { view, .. })
+            | Self::Reply(Reply { view, .. })
+            | Self::ReadReply(ReadReply { view, .. }) => Some(*view),
+            Self::StartViewChange(wish) => wish.joined.then_some(wish.view),
+            Self::Hello(_) | Self::Request(_) | Self::Read(_) => None,
+        }
+    }
+
+    /// Whether a replica that has lost its memory may say it: it asks for that, and does nothing
+    /// else (VRR §4.3).
+    pub fn asks_for_memory(&self) -> bool {
+        match self {
+            Self::Recovery(_) | Self::GetState(_) | Self::GetCheckpoint(_) => true,
+            Self::Hello(_) => true,
+            Self::Prepare(_) | Self::PrepareOk(_) | Self::Commit(_) => false,
+            Self::StartViewChange(_) | Self::DoViewChange(_) | Self::StartView(_) => false,
+            Self::NewState(_) | Self::CheckpointChunk(_) | Self::RecoveryResponse(_) => false,
+            Self::Round(_) | Self::RoundOk(_) | Self::Read(_) | Self::ReadReply(_) => false,
+            Self::Request(_) | Self::Reply(_) => false,
+        }
+    }
+
     /// The view that its sender is in, if that can take a replica of an earlier view along.
     pub(crate) fn leads_to(&self) -> Option<View> {
         match self {

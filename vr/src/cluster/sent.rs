@@ -69,29 +69,9 @@ impl Checker {
         }
     }
 
-    /// Nobody speaks of a view that it may forget. A vote promises nothing, and the view in a
-    /// greeting is for humans.
+    /// Nobody speaks of a view that it may forget.
     fn is_remembered(&self, from: ReplicaId, message: &Message) -> Result<(), String> {
-        let view = match message {
-            Message::Prepare(m) => m.view,
-            Message::PrepareOk(m) => m.view,
-            Message::Commit(m) => m.view,
-            Message::StartViewChange(m) if m.joined => m.view,
-            Message::DoViewChange(m) => m.view,
-            Message::StartView(m) => m.view,
-            Message::GetState(m) => m.view,
-            Message::NewState(m) => m.view,
-            Message::GetCheckpoint(m) => m.view,
-            Message::CheckpointChunk(m) => m.view,
-            Message::Round(m) => m.view,
-            Message::RoundOk(m) => m.view,
-            Message::ReadReply(m) => m.view,
-            Message::Recovery(m) => m.view,
-            Message::RecoveryResponse(m) => m.view,
-            Message::Reply(m) => m.view,
-            Message::StartViewChange(_) | Message::Hello(_) => View::ZERO,
-            Message::Request(_) | Message::Read(_) => View::ZERO,
-        };
+        let view = message.remembered_view().unwrap_or(View::ZERO);
         let durable = self.durable_views[usize::from(from.0)];
         if view <= durable {
             return Ok(());
@@ -104,14 +84,7 @@ impl Checker {
 
     /// Who has lost its memory asks for it, and does nothing else.
     fn is_allowed(&self, from: ReplicaId, message: &Message) -> Result<(), String> {
-        let asks = matches!(
-            message,
-            Message::Hello(_)
-                | Message::Recovery(_)
-                | Message::GetState(_)
-                | Message::GetCheckpoint(_)
-        );
-        if asks || !self.forgetful.contains(from) {
+        if message.asks_for_memory() || !self.forgetful.contains(from) {
             return Ok(());
         }
         let name = message.name();

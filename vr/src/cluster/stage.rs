@@ -41,36 +41,34 @@ impl Stage {
 
     /// A client that calls as `workload` says.
     pub(super) fn start_caller(&mut self, workload: &Workload, random: Random) -> NodeId {
-        let (book, workload) = (Rc::clone(&self.book), workload.clone());
-        let checker = Rc::clone(self.cluster.checker());
-        self.clients += 1;
-        self.cluster.start_client(move |client| {
-            Caller {
-                client,
-                workload,
-                random,
-                book,
-                checker,
-            }
-            .run()
-        })
+        let caller = self.caller(workload, random);
+        self.cluster
+            .start_client(move |client| caller(client).run())
     }
 
     /// A client that never registers and calls as `workload` says.
     pub(super) fn start_walk_in(&mut self, workload: &Workload, random: Random) -> NodeId {
+        let caller = self.caller(workload, random);
+        self.cluster
+            .start_walk_in(move |client| caller(client).walk_in())
+    }
+
+    /// Who calls, once it has a client.
+    fn caller<C>(
+        &mut self,
+        workload: &Workload,
+        random: Random,
+    ) -> impl FnOnce(C) -> Caller<C> + use<C> {
         let (book, workload) = (Rc::clone(&self.book), workload.clone());
         let checker = Rc::clone(self.cluster.checker());
         self.clients += 1;
-        self.cluster.start_walk_in(move |client| {
-            Caller {
-                client,
-                workload,
-                random,
-                book,
-                checker,
-            }
-            .walk_in()
-        })
+        move |client| Caller {
+            client,
+            workload,
+            random,
+            book,
+            checker,
+        }
     }
 
     /// A client that comes and goes.

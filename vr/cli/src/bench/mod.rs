@@ -90,9 +90,9 @@ pub(crate) struct Args {
     /// Of a mix, how many in a hundred are gets [default: 50]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u64).range(0..=100))]
     reads: Option<u64>,
-    /// How fresh the answers to gets must be.
-    #[arg(long, value_enum, default_value = "read-index")]
-    consistency: Consistency,
+    /// How fresh the answers to gets must be [default: read-index]
+    #[arg(long, value_enum)]
+    consistency: Option<Consistency>,
     /// How many keys there are.
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -155,7 +155,7 @@ async fn once(group: &Group, run: &Run, args: &Args, asked: &Asked) -> Result<Ex
     let report = Report::of(run, &measured);
     if args.json {
         output::json(&report)?;
-    } else {
+    } else if measured.summary.ops > 0 {
         output::line(&report)?;
     }
     if let Some(path) = &args.latency_file {
@@ -280,6 +280,11 @@ impl Args {
         if self.reads.is_some() && self.op != Op::Mix {
             return Err(Failure::usage("--reads is about a mix: add --op mix"));
         }
+        if self.consistency.is_some() && !matches!(self.op, Op::Get | Op::Mix) {
+            return Err(Failure::usage(
+                "--consistency is about gets: add --op get, or --op mix",
+            ));
+        }
         let keys = (self.keys, self.popularity);
         let reads = self.reads.unwrap_or(50);
         let workload = Workload::new(self.op, reads, keys, self.key_size, self.value_size);
@@ -289,7 +294,9 @@ impl Args {
                 self.key_size, self.keys
             ))
         })?;
-        workload.consistency = self.consistency.into();
+        if let Some(consistency) = self.consistency {
+            workload.consistency = consistency.into();
+        }
         Ok(workload)
     }
 }

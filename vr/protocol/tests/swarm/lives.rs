@@ -77,28 +77,9 @@ impl World {
         None
     }
 
-    /// Nothing is said of a view that may be forgotten. A vote promises nothing, and the view in a
-    /// greeting is for humans.
+    /// Nothing is said of a view that may be forgotten.
     pub(crate) fn is_remembered(&self, which: usize, message: &Message) -> bool {
-        let view = match message {
-            Message::Prepare(m) => m.view,
-            Message::PrepareOk(m) => m.view,
-            Message::Commit(m) => m.view,
-            Message::StartViewChange(m) if m.joined => m.view,
-            Message::DoViewChange(m) => m.view,
-            Message::StartView(m) => m.view,
-            Message::GetState(m) => m.view,
-            Message::NewState(m) => m.view,
-            Message::GetCheckpoint(m) => m.view,
-            Message::CheckpointChunk(m) => m.view,
-            Message::Round(m) => m.view,
-            Message::RoundOk(m) => m.view,
-            Message::ReadReply(m) => m.view,
-            Message::Recovery(m) => m.view,
-            Message::RecoveryResponse(m) => m.view,
-            Message::StartViewChange(_) | Message::Hello(_) => View::ZERO,
-            Message::Request(_) | Message::Reply(_) | Message::Read(_) => View::ZERO,
-        };
+        let view = message.remembered_view().unwrap_or(View::ZERO);
         let record = self.nodes[which].record.as_ref();
         record.is_some_and(|record| view <= record.view)
     }
@@ -111,15 +92,8 @@ impl World {
             "{} says {message:?} and may forget it",
             replica.id()
         );
-        let asks = matches!(
-            message,
-            Message::Recovery(_)
-                | Message::GetState(_)
-                | Message::GetCheckpoint(_)
-                | Message::Hello(_)
-        );
         assert!(
-            asks || replica.role() != Role::Recovering,
+            message.asks_for_memory() || replica.role() != Role::Recovering,
             "{} has lost its memory and says {message:?}",
             replica.id()
         );
