@@ -21,6 +21,7 @@ mod lease;
 mod memory;
 mod primary;
 mod recovering;
+mod role;
 mod round_trips;
 mod timeouts;
 mod view_change;
@@ -265,6 +266,9 @@ impl<S: StateMachine> Node<S> {
 
     /// Lives as a replica, until the future is dropped.
     ///
+    /// Each period of a role is a `tracing` span `role`, at the level DEBUG, with the fields
+    /// `replica`, `role` and `view`.
+    ///
     /// # Cancel safety
     /// Dropping it stops the replica between two turns; calling it again goes on from there.
     ///
@@ -273,17 +277,7 @@ impl<S: StateMachine> Node<S> {
     /// replica must be dropped then.
     pub async fn run(&mut self) -> io::Result<Never> {
         loop {
-            let (role, view) = (self.core.role(), self.core.view());
-            self.role_since = Instant::now();
-            tracing::info!(replica = self.core.id().0, view = view.0, ?role, "new role");
-            match role {
-                Role::Primary => self.lead().await?,
-                Role::Backup => self.follow().await?,
-                Role::ViewChange => self.change_view().await?,
-                Role::CatchingUp => self.catch_up().await?,
-                Role::Recovering => self.recover().await?,
-                Role::Outside => self.wait_for_group().await?,
-            }
+            self.live_one_role().await?;
         }
     }
 
