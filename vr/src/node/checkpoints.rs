@@ -16,18 +16,37 @@ pub(super) struct Background {
     pub(super) ordered: Option<Draft>,
     /// A checkpoint that is being written.
     writing: Option<Draft>,
-    /// A checkpoint that was fetched and is being read: the next byte.
-    pub(super) reading: Option<(Restore, u64)>,
+    /// A checkpoint that was fetched and is being read.
+    reading: Option<Reading>,
+    /// Checkpoints in a row that the state machine could not read.
+    unreadable: u32,
+    /// Before that none is read, nor fetched instead.
+    read_from: Option<Instant>,
     /// When the next piece is due.
     due_at: Option<Instant>,
     /// The last piece.
     piece: Vec<u8>,
 }
 
+/// A checkpoint that the state machine reads.
+struct Reading {
+    restore: Restore,
+    /// The next byte.
+    at: u64,
+    /// It could not read it. Nothing is fetched instead as long as this is here.
+    failed: bool,
+}
+
 /// Between two pieces: so that writing takes a part of the core, and never all of it.
 const PIECE_EVERY: Duration = Duration::from_millis(1);
 /// A state is read in pieces of this many of those in which it is written: who reads serves nobody.
 const READ_FACTOR: usize = 4;
+/// After a checkpoint that the state machine could not read so long passes before one is fetched
+/// again, or read, and twice as long after each further one. The others give the same bytes until
+/// they take another, so asking at once would cost them all that they can send, for nothing.
+const FETCH_AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// It doubles at most so often, to about a minute.
+const MAX_DOUBLINGS: u32 = 8;
 
 impl<S: StateMachine> Node<S> {
     /// Until when the replica may wait for messages.
@@ -50,9 +69,14 @@ impl<S: StateMachine> Node<S> {
         }
     }
 
-    /// Reads a checkpoint from now on. What was being read is not wanted any more.
+    /// Reads a checkpoint from now on, or, after one that could not be read, from a while on. What
+    /// was being read is not wanted any more.
     pub(super) fn begin_restore(&mut self, restore: Restore) {
-        self.background.reading = Some((restore, 0));
+        self.background.reading = Some(Reading {
+            restore,
+            at: 0,
+            failed: false,
+        });
         self.background.due_at = Some(Instant::now());
     }
 
@@ -66,9 +90,8 @@ impl<S: StateMachine> Node<S> {
             return Progress::NONE;
         }
         self.write_piece();
-        let progress = self.read_piece();
-        let is_busy = self.background.writing.is_some() || self.background.reading.is_some();
-        self.background.due_at = is_busy.then_some(now + PIECE_EVERY);
+        let progress = self.read_piece(now);
+        self.background.due_at = self.background.next_due(now);
         progress
     }
 
@@ -95,41 +118,78 @@ impl<S: StateMachine> Node<S> {
         }
     }
 
-    fn read_piece(&mut self) -> Progress {
+    fn read_piece(&mut self, now: Instant) -> Progress {
         let most = self.core.options().page_budget_bytes * READ_FACTOR;
-        let Some((restore, at)) = &mut self.background.reading else {
+        let Some(reading) = &mut self.background.reading else {
             return Progress::NONE;
         };
-        if !self.core.is_wanted(restore) {
+        if !self.core.is_wanted(&reading.restore) {
             self.background.reading = None;
             return Progress::NONE;
         }
-        let checkpoint = restore.checkpoint();
-        let bytes = checkpoint.state(*at, most);
-        let next = *at + bytes.len() as u64;
+        if self.background.read_from.is_some_and(|from| now < from) {
+            return Progress::NONE;
+        }
+        if reading.failed {
+            // Upkeep asks for another.
+            self.core.restore_failed(&reading.restore);
+            self.background.reading = None;
+            return Progress::NONE;
+        }
+        let checkpoint = reading.restore.checkpoint();
+        let bytes = checkpoint.state(reading.at, most);
+        let next = reading.at + bytes.len() as u64;
         let piece = Piece {
             bytes,
-            is_first: *at == 0,
+            is_first: reading.at == 0,
             is_last: next == checkpoint.state_len(),
         };
         if let Err(error) = self.state_machine.restore(piece) {
-            tracing::warn!(replica = self.core.id().0, "{error}");
-            self.core.restore_failed(restore);
-            self.background.reading = None;
+            let op = checkpoint.op().0;
+            reading.failed = true;
+            let again_after = self.background.back_off(now);
+            tracing::warn!(
+                replica = self.core.id().0,
+                op,
+                ?again_after,
+                "a checkpoint was fetched for nothing: {error}"
+            );
             return Progress::NONE;
         }
         if !piece.is_last {
-            *at = next;
+            reading.at = next;
             return Progress::TRANSFERRED;
         }
         if let Some(draft) = self.background.writing.take() {
             self.core.checkpoint_abandoned(draft);
         }
-        let progress = self.core.restored(restore, &mut self.effects);
+        let progress = self.core.restored(&reading.restore, &mut self.effects);
         if let Some(observer) = &mut self.observer {
             observer.restored(&self.core);
         }
         self.background.reading = None;
+        (self.background.unreadable, self.background.read_from) = (0, None);
         progress
+    }
+}
+
+impl Background {
+    /// The state machine could not read a checkpoint: how long nothing is done about that.
+    fn back_off(&mut self, now: Instant) -> Duration {
+        let patience = FETCH_AGAIN_AFTER * 2u32.pow(self.unreadable.min(MAX_DOUBLINGS));
+        self.unreadable += 1;
+        self.read_from = Some(now + patience);
+        patience
+    }
+
+    /// When the next piece is due, if there is anything to do.
+    fn next_due(&self, now: Instant) -> Option<Instant> {
+        let soon = now + PIECE_EVERY;
+        let write_at = self.writing.as_ref().map(|_| soon);
+        let read_at = self
+            .reading
+            .as_ref()
+            .map(|_| self.read_from.map_or(soon, |from| from.max(soon)));
+        write_at.into_iter().chain(read_at).min()
     }
 }
