@@ -20,6 +20,8 @@ pub(super) struct Adversary {
     away: Vec<ReplicaId>,
     /// Started again with an empty disk.
     wiped: Vec<ReplicaId>,
+    /// Its disk fails.
+    failing: Option<ReplicaId>,
     /// Broken until the very end.
     broken: Vec<ReplicaId>,
     rules: Vec<RuleGuard>,
@@ -35,6 +37,7 @@ impl Adversary {
             crashed: Vec::new(),
             away: Vec::new(),
             wiped: Vec::new(),
+            failing: None,
             broken: Vec::new(),
             rules: Vec::new(),
         }
@@ -79,7 +82,7 @@ impl Adversary {
 
     /// One fault, or the end of some.
     pub(super) fn strike(&mut self, cluster: &mut Cluster) {
-        let kinds: [(bool, Act); 10] = [
+        let kinds: [(bool, Act); 11] = [
             (true, Self::relent),
             (self.faults.bad_links, Self::worsen_links),
             (self.faults.cuts, Self::cut),
@@ -90,6 +93,7 @@ impl Adversary {
             (self.faults.crashes, Self::crash_for_good),
             (self.faults.amnesia, Self::crash_or_restart),
             (self.faults.meddling, Self::meddle_or_release),
+            (self.faults.failing_disks, Self::fail_or_repair_disk),
         ];
         let possible: Vec<Act> = kinds
             .into_iter()
@@ -115,6 +119,10 @@ impl Adversary {
             let ring = RingFaults::default();
             cluster.world.update_ring(node, |knobs| *knobs = ring);
             cluster.world.slow_down(node, 1);
+        }
+        if let Some(id) = self.failing.take() {
+            cluster.repair_disk(id);
+            cluster.restart(id);
         }
         self.bring_back(cluster);
         if self.faults.heirs {
@@ -234,8 +242,9 @@ impl Adversary {
         usize::from(cluster.replicas() / 2).saturating_sub(lost)
     }
 
+    /// Or may do so any time: its disk fails.
     fn has_stopped(&self, id: ReplicaId) -> bool {
-        self.crashed.contains(&id) || self.away.contains(&id)
+        self.crashed.contains(&id) || self.away.contains(&id) || self.failing == Some(id)
     }
 
     /// One stops for ever; or one that has comes back with an empty disk, and must wait.
@@ -274,6 +283,46 @@ impl Adversary {
             cluster.restart(victim);
         } else {
             self.away.push(victim);
+        }
+    }
+
+    /// The disk of one begins to fail; or what comes of that.
+    fn fail_or_repair_disk(&mut self, cluster: &mut Cluster) {
+        if let Some(id) = self.failing {
+            return self.restart_or_repair(id, cluster);
+        }
+        let victim = self.victim(cluster);
+        if self.has_stopped(victim) || self.wiped.contains(&victim) || self.spare(cluster) == 0 {
+            return;
+        }
+        let mut pick = |of: [f64; 3]| of[self.random.index(3)];
+        let (read, write) = (pick([0.0, 0.3, 1.0]), pick([0.0, 0.3, 1.0]));
+        let sync = pick([0.3, 0.3, 1.0]);
+        self.failing = Some(victim);
+        cluster.fail_disk(victim, |disk| {
+            (disk.read_error, disk.write_error, disk.sync_error) = (read, write, sync);
+        });
+        if self.random.chance(0.3) {
+            // It reads, and writes, as soon as it starts.
+            cluster.crash(victim);
+            cluster.restart(victim);
+        }
+    }
+
+    /// If it has ended it is started again, perhaps after a loss of power; or with a disk that is
+    /// well, which it finds as the bad one has left it.
+    fn restart_or_repair(&mut self, id: ReplicaId, cluster: &mut Cluster) {
+        let has_ended = cluster.why_ended(id).is_some();
+        if has_ended && self.random.chance(0.5) {
+            cluster.crash(id);
+        }
+        let is_well = self.random.chance(0.5);
+        if is_well {
+            self.failing = None;
+            cluster.repair_disk(id);
+        }
+        if is_well || has_ended {
+            cluster.restart(id);
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Faults {
     pub amnesia: bool,
     /// Disks that take their time.
     pub slow_disks: bool,
+    /// Disks that fail, one at a time: their replicas end.
+    pub failing_disks: bool,
     /// Clocks that run at different speeds: fast or slow by up to so many millionths.
     pub drift_ppm: u32,
     /// Leases are on, which hold for so long, and bear that drift.
@@ -67,6 +69,7 @@ impl Faults {
             restarts: false,
             amnesia: false,
             slow_disks: false,
+            failing_disks: false,
             drift_ppm: 0,
             lease: None,
             bad_rings: false,
@@ -85,6 +88,8 @@ impl Faults {
         if random.chance(0.04) {
             return Self::none();
         }
+        // From a stream of its own: seeds without it are what they were before it was drawn.
+        let failing_disks = random.fork(1).chance(0.3);
         let every = Duration::from_millis(20) + random.any_magnitude(Duration::from_secs(1));
         let distance = random.chance(0.2).then(|| {
             // A view change takes three trips; often longer than the first patience with it.
@@ -113,6 +118,7 @@ impl Faults {
             restarts: on(0.5),
             amnesia: on(0.5),
             slow_disks: on(0.4),
+            failing_disks,
             drift_ppm,
             lease,
             bad_rings: on(0.4),
@@ -145,6 +151,7 @@ impl Faults {
             self.crashes,
             self.amnesia,
             self.slow_disks,
+            self.failing_disks,
             self.drift_ppm > 0,
             self.bad_rings,
             self.meddling,

@@ -25,6 +25,7 @@
 
 mod adversary;
 mod checker;
+mod disks;
 mod faults;
 mod history;
 mod linearizability;
@@ -52,6 +53,7 @@ use viewring_transport::specpaxos::{self, Dialect};
 use viewring_transport::{Endpoint, EndpointConfig, Stats};
 
 pub use self::checker::Checker;
+use self::disks::{Disks, live};
 pub use self::faults::Faults;
 pub use self::history::{History, Pending};
 pub use self::linearizability::{Act, Operation, Value, is_linearizable};
@@ -62,7 +64,7 @@ pub use self::workload::{Book, Reads, Workload};
 pub use crate::node::{Planted, WaitBug};
 
 use crate::client::{Client, ClientConfig};
-use crate::node::{Checkpoints, LeaseConfig, Node, NodeConfig, Observer, Timeouts, WalkInConfig};
+use crate::node::{Checkpoints, LeaseConfig, NodeConfig, Observer, Timeouts, WalkInConfig};
 use crate::state_machine::StateMachine;
 
 /// How a simulated group is made.
@@ -125,6 +127,7 @@ pub struct Cluster {
     nodes: Vec<NodeId>,
     addresses: Vec<SocketAddr>,
     checker: Rc<RefCell<Checker>>,
+    disks: Rc<RefCell<Disks>>,
     start: Rc<Start>,
 }
 
@@ -159,15 +162,14 @@ impl Cluster {
             .collect();
         let checker = Rc::new(RefCell::new(Checker::new(config.replicas)));
         let (make, bug) = (Rc::new(make), config.bug);
+        let disks = Rc::<RefCell<Disks>>::default();
+        let known = Rc::clone(&disks);
         let start = move |world: &mut World, node: NodeId, config: NodeConfig, watch: Watch| {
-            let make = Rc::clone(&make);
+            let (make, disks) = (Rc::clone(&make), Rc::clone(&known));
             world.start(node, move || async move {
-                let bound = Node::bind(config, make()).await;
-                let mut node = bound.expect("a simulated port is free, and a file whole");
-                node.observe(watch);
-                bug.into_iter().for_each(|bug| node.plant(bug));
-                let Err(error) = node.run().await;
-                panic!("a replica has failed: {error}");
+                let (id, checker) = (config.id, Rc::clone(&watch.checker));
+                let end = live(config, make(), watch, bug).await;
+                disks.borrow_mut().has_ended(id, end, &checker);
             });
         };
         let mut cluster = Self {
@@ -176,6 +178,7 @@ impl Cluster {
             nodes,
             addresses,
             checker,
+            disks,
             start: Rc::new(start),
         };
         cluster.listen();
@@ -219,6 +222,7 @@ impl Cluster {
     }
 
     fn start_replica(&mut self, id: ReplicaId) {
+        self.disks.borrow_mut().begins(id);
         let config = NodeConfig {
             timeouts: self.config.timeouts,
             window: self.config.window,

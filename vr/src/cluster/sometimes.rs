@@ -71,6 +71,10 @@ marks! {
     PrimaryRestarted = "primary restarted",
     /// Who had lost its memory was stopped before it had it back, and came back.
     RestartedWhileRecovering = "restarted while recovering",
+    /// A replica could not write what it must remember, and ended.
+    EndedByDisk = "a disk that failed ended a replica",
+    /// A replica could not read what it must remember, or make it durable, and did not start.
+    NotStartedByDisk = "a disk that failed kept a replica out",
     /// Who had lost its memory knew of more such than the group survives, at least for a while.
     MemoryLost = "too many have lost their memory",
     /// A replica that had lost its view file waited.

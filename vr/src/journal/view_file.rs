@@ -10,6 +10,11 @@
 //! If nothing was ever written whole, nothing was ever said. If both are damaged, something was
 //! lost that must not be: the replica does not start.
 //!
+//! A slot that cannot be read is not a damaged one, and the replica does not start until it can be.
+//! After a sync that failed it may be the only one that is on the disk, while the other, the newer,
+//! is in the cache alone; or it is the other way round, and its number, which would tell, is what
+//! cannot be read. Whichever slot were written first, a crash meanwhile could leave none.
+//!
 //! What is read need not be on the disk: after a sync that failed it may be in the cache alone,
 //! where the next life finds it, and from where a loss of power takes it, whatever syncs have
 //! succeeded meanwhile. So a life writes what it has found to both slots before it relies on it.
@@ -441,6 +446,36 @@ mod tests {
         let ended = world.run_until(|world| !world.is_up(node), a_second);
         ended.expect("nor that slow");
         found.get().flatten()
+    }
+
+    #[test]
+    fn a_slot_that_cannot_be_read_is_not_passed_over() {
+        let mut refused = 0;
+        for seed in 0..40 {
+            let mut world = World::new(seed);
+            let node = world.add_node();
+            live(&mut world, node, Some(4), 0.0);
+            world.with_disk(node, |disk| disk.faults().read_error = 0.5);
+            let opened = Rc::new(Cell::new(None));
+            let tells = Rc::clone(&opened);
+            world.start(node, move || async move {
+                let opened = ViewFile::open(Path::new("/d"), owner()).await;
+                tells.set(Some(opened.map(|(_, found)| found)));
+            });
+            world.run_for(Duration::from_secs(1));
+            match opened.take().expect("a disk is not that slow") {
+                Ok(found) => assert_eq!(found, Some(record(4)), "seed {seed}"),
+                Err(error) => {
+                    refused += 1;
+                    let text = error.to_string();
+                    assert!(text.starts_with("cannot use /d/view: "), "{text}");
+                }
+            }
+            world.with_disk(node, |disk| disk.faults().read_error = 0.0);
+            assert_eq!(live(&mut world, node, None, 0.0), Some(4), "seed {seed}");
+        }
+        // One of two reads fails three times out of four, both of them once.
+        assert!(refused > 24, "{refused}");
     }
 
     /// A sync that failed leaves in the cache what is not on the disk, and the next life reads it.

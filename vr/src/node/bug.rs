@@ -33,6 +33,8 @@ pub enum WaitBug {
     NeverSuspects,
     /// What must be remembered is not waited for.
     RecordNotAwaited,
+    /// Bytes that could not be made durable are taken for durable.
+    FailedSyncBelieved,
     /// The messages of a view change are said once.
     ViewChangeSaidOnce,
     /// A view counts as stable as soon as it has started.
@@ -61,6 +63,7 @@ impl WaitBug {
         Self::NoHeartbeat,
         Self::NeverSuspects,
         Self::RecordNotAwaited,
+        Self::FailedSyncBelieved,
         Self::ViewChangeSaidOnce,
         Self::BackOffForgottenAtOnce,
         Self::OldVotesCount,
@@ -81,6 +84,7 @@ impl WaitBug {
             Self::NoHeartbeat => "an idle primary is silent",
             Self::NeverSuspects => "a dead primary is waited for",
             Self::RecordNotAwaited => "a record is not durable when it is relied on",
+            Self::FailedSyncBelieved => "a failed sync is taken for a success",
             Self::ViewChangeSaidOnce => "what is said in a view change is said once",
             Self::BackOffForgottenAtOnce => "the back-off is reset when a view starts",
             Self::OldVotesCount => "votes from before a pause count after it",

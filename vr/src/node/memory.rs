@@ -135,7 +135,9 @@ impl<S: StateMachine> Node<S> {
         };
         let written = writing.write.as_mut().await;
         // From here on nothing is awaited.
-        if let Err(error) = written {
+        if let Err(error) = written
+            && self.bug != Some(WaitBug::FailedSyncBelieved)
+        {
             let text = format!("the view file cannot be written: {error}");
             let kind = error.kind();
             tracing::error!(replica = self.core.id().0, "{text}");

@@ -253,7 +253,8 @@ impl<S: StateMachine> Node<S> {
                 | WaitBug::BackOffForgottenAtOnce
                 | WaitBug::OldVotesCount
                 | WaitBug::RoundTripsIgnored
-                | WaitBug::RecordNotAwaited),
+                | WaitBug::RecordNotAwaited
+                | WaitBug::FailedSyncBelieved),
             ) => self.bug = Some(bug),
             Planted::Wait(
                 bug @ (WaitBug::LeaseWithoutDrift
