@@ -135,7 +135,7 @@ impl Replica {
         self.advance_commit(effects) | self.hear_backup(from)
     }
 
-    /// A backup is normal in our view, or about to be, and answers.
+    /// A backup answers: it is normal in our view, or fetches the log of it.
     pub(super) fn hear_backup(&mut self, from: ReplicaId) -> Progress {
         self.heard.insert(from);
         if self.heard.len() >= self.group.failures() {

@@ -14,9 +14,10 @@
 //! and serves all reads that came before it; with a Prepare, in whose datagram it costs little, the
 //! next one goes at once. Lost rounds are not repeated: a fresh one is begun.
 //!
-//! A round that leaves alone is sent to f backups only, those that have answered last: more
-//! answers confirm nothing more, and each costs two datagrams and a replica's sleep. If they keep
-//! silent the periodic timeout asks everybody.
+//! A round that leaves alone is sent to f backups only, those that were the first to answer the one
+//! before: more answers confirm nothing more, and each costs two datagrams and a replica's sleep.
+//! If they keep silent, or take long, the periodic timeout asks everybody. With leases all are
+//! asked, since all promises count.
 //!
 //! A *lease* is a round whose answers promise something: to take part in no other view for a while.
 //! The core knows no clock. The caller notes when a round begins ([`Replica::round`]), learns what
@@ -72,6 +73,9 @@ pub(super) struct Reads {
     earlier: RoundNumber,
     /// Up to which round each replica has answered in this view, as distances from `earlier`.
     answered: Acks,
+    /// The f backups that were the first to answer the latest round that was confirmed in this
+    /// view; nobody before there is one.
+    nearest: ReplicaSet,
     /// What each backup promised with its latest answer.
     promised_us: [u32; Configuration::MAX_REPLICAS as usize],
     /// The last entry with which our view began.
@@ -112,6 +116,7 @@ impl Reads {
             ride: first,
             earlier: first,
             answered: Acks::default(),
+            nearest: ReplicaSet::EMPTY,
             promised_us: Default::default(),
             inherited: OpNumber::ZERO,
             waiting: VecDeque::new(),
@@ -130,6 +135,7 @@ impl Reads {
     pub(super) fn leave_view(&mut self, applied: OpNumber) {
         self.earlier = self.round;
         self.answered = Acks::default();
+        self.nearest = ReplicaSet::EMPTY;
         self.promised_us = Default::default();
         self.heard = None;
         self.round_due = false;
@@ -160,17 +166,12 @@ impl Reads {
         RoundNumber(self.earlier.0 + self.answered.committed(quorum).0)
     }
 
-    /// So many others that have answered the latest rounds of this view, if there are so many: they
-    /// are the nearest, or the only ones that live.
-    fn answered_last(&self, own: ReplicaId, count: u8) -> Option<ReplicaSet> {
-        let mut latest = ReplicaSet::EMPTY;
-        for _ in 0..count {
-            let ids = (0..Configuration::MAX_REPLICAS).map(ReplicaId);
-            let others = ids.filter(|&id| id != own && !latest.contains(id));
-            let answered = others.filter(|&id| self.answered.of(id) > OpNumber::ZERO);
-            latest.insert(answered.max_by_key(|&id| self.answered.of(id))?);
-        }
-        Some(latest)
+    /// The others that have answered the latest round.
+    fn who_answered(&self, own: ReplicaId) -> ReplicaSet {
+        let latest = OpNumber(self.round.0 - self.earlier.0);
+        let ids = (0..Configuration::MAX_REPLICAS).map(ReplicaId);
+        ids.filter(|&id| id != own && self.answered.of(id) == latest)
+            .collect()
     }
 
     /// Counts an answer; whether the replica had not answered a later round before.
@@ -307,21 +308,20 @@ impl Replica {
         // Whoever is asked has work. The others are asked when these are silent, when their
         // promises are wanted, too, and when a datagram goes to them anyway.
         let all = rides || self.reads.round_due || self.options.lease_us > 0;
-        let enough = self.reads.answered_last(self.id, self.group.failures());
+        let nearest = self.reads.nearest;
+        let is_enough = nearest.len() == self.group.failures();
         self.begin_round();
         if rides {
             self.reads.ride = self.reads.round;
         }
         let (view, root, number) = (self.view, self.root(), self.reads.round);
         let round = Round { view, root, number };
-        match enough {
-            Some(backups) if !all => {
-                for id in backups.iter() {
-                    effects.send(id, Message::Round(round));
-                }
+        if is_enough && !all {
+            for id in nearest.iter() {
+                effects.send(id, Message::Round(round));
             }
-            _ if self.group.failures() > 0 => effects.broadcast(Message::Round(round)),
-            _ => {}
+        } else if self.group.failures() > 0 {
+            effects.broadcast(Message::Round(round));
         }
         self.confirm_reads();
         Progress::NONE
@@ -372,8 +372,13 @@ impl Replica {
         if number <= self.reads.earlier || number > self.reads.round {
             return self.ignore(Ignored::UnknownRound);
         }
+        let quorum = self.group.quorum();
+        let was_confirmed = self.reads.confirmed(quorum) == self.reads.round;
         if self.reads.answer(from, number) {
             self.reads.promised_us[from.index()] = promise_us;
+        }
+        if !was_confirmed && self.reads.confirmed(quorum) == self.reads.round {
+            self.reads.nearest = self.reads.who_answered(self.id);
         }
         self.confirm_reads();
         self.hear_backup(from)

@@ -26,6 +26,8 @@ pub(super) struct Serving {
     last: ReplicaId,
     /// How far those are who fetch from us.
     readers: BTreeMap<ReplicaId, Reader>,
+    /// Where each last asked: behind which entry, and how far in the checkpoint that ends there.
+    asked: BTreeMap<ReplicaId, (OpNumber, u64)>,
     /// The checkpoint that is being fetched, and refills since it was last asked for.
     offered: Option<(Rc<Checkpoint>, u32)>,
 }
@@ -55,6 +57,7 @@ impl Serving {
             waiting: BTreeMap::new(),
             last: ReplicaId(0),
             readers: BTreeMap::new(),
+            asked: BTreeMap::new(),
             offered: None,
         }
     }
@@ -121,7 +124,7 @@ impl Replica {
         get: GetState,
         effects: &mut Effects,
     ) -> Progress {
-        let progress = self.hear_reader(from, get.view);
+        let progress = self.hear_reader(from, get.view, (get.after, 0));
         self.answer_or_wait(from, Question::Entries(get), effects);
         progress
     }
@@ -133,16 +136,19 @@ impl Replica {
         get: GetCheckpoint,
         effects: &mut Effects,
     ) -> Progress {
-        let progress = self.hear_reader(from, get.view);
+        let progress = self.hear_reader(from, get.view, (get.summary.op, get.offset));
         self.answer_or_wait(from, Question::Piece(get), effects);
         progress
     }
 
-    /// Who fetches the log of the view that we lead is about to follow: there is no reason to stop
-    /// leading, as there would be if nobody answered.
-    fn hear_reader(&mut self, from: ReplicaId, view: View) -> Progress {
-        let follows = view == self.view && self.role() == Role::Primary;
-        if follows {
+    /// Who fetches the log of the view that we lead is about to follow it: there is no reason to
+    /// stop leading, as there would be if nobody answered. A question is an answer only if it goes
+    /// on where the last one was answered. Whoever asks the same again may be one that hears
+    /// nothing, and would have us lead for ever although nobody follows.
+    fn hear_reader(&mut self, from: ReplicaId, view: View, at: (OpNumber, u64)) -> Progress {
+        let before = self.serving.asked.insert(from, at);
+        let goes_on = before.is_some_and(|before| before < at);
+        if view == self.view && self.role() == Role::Primary && goes_on {
             self.hear_backup(from)
         } else {
             Progress::NONE
