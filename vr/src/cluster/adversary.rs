@@ -1,14 +1,16 @@
 //! The one who makes things go wrong, when the seed says.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use viewring_protocol::{ReplicaId, Role, wire::kind};
 use viewring_runtime::sim::{
-    Delay, DiskFaults, Link, NodeId, Packet, Random, RingFaults, RuleGuard, Verdict,
+    Delay, DiskFaults, Link, NodeId, Packet, Random, RingFaults, RuleGuard, Verdict, World,
 };
 
 use super::sent::frames;
 use super::sometimes::Mark;
+use super::targeted::{Targeted, Wish};
 use super::{Cluster, Faults};
 
 /// Faults, as they happen.
@@ -25,6 +27,8 @@ pub(super) struct Adversary {
     /// Broken until the very end.
     broken: Vec<ReplicaId>,
     rules: Vec<RuleGuard>,
+    /// Faults with an aim, if there are any.
+    targeted: Option<Targeted>,
 }
 
 type Act = fn(&mut Adversary, &mut Cluster);
@@ -40,11 +44,16 @@ impl Adversary {
             failing: None,
             broken: Vec::new(),
             rules: Vec::new(),
+            targeted: None,
         }
     }
 
     /// Conditions that last for the whole run.
     pub(super) fn begin(&mut self, cluster: &mut Cluster) {
+        if self.faults.targeted {
+            let (random, readers) = (self.random.fork(1), self.faults.readers > 0);
+            self.targeted = Some(Targeted::new(random, cluster, readers));
+        }
         if self.faults.bad_links {
             self.worsen_links(cluster);
         }
@@ -75,9 +84,20 @@ impl Adversary {
         }
     }
 
-    /// How long until the next fault.
-    pub(super) fn pause(&mut self) -> Duration {
-        self.random.exponential(self.faults.every)
+    /// Lets the group run until the next fault.
+    pub(super) fn wait(&mut self, cluster: &mut Cluster) {
+        let pause = self.random.exponential(self.faults.every);
+        let end = cluster.world.now() + pause;
+        while let Some(targeted) = &mut self.targeted
+            && targeted.due_at() < end
+        {
+            let wait = targeted.due_at() - cluster.world.now();
+            cluster.world.run_for(wait);
+            if let Some(wish) = targeted.act(cluster) {
+                self.fulfil(cluster, wish);
+            }
+        }
+        cluster.world.run_for(end - cluster.world.now());
     }
 
     /// One fault, or the end of some.
@@ -107,6 +127,7 @@ impl Adversary {
     /// Everything is well again, but for those that have stopped, and a minority.
     pub(super) fn end(&mut self, cluster: &mut Cluster) {
         self.rules.clear();
+        self.targeted.iter_mut().for_each(Targeted::end);
         cluster.world.release(|_| true);
         cluster.world.heal_all();
         let link = self.faults.distance.map_or_else(Link::default, far);
@@ -148,6 +169,12 @@ impl Adversary {
     /// broken still.
     pub(super) fn out_of_order(&self) -> Vec<ReplicaId> {
         self.crashed.iter().chain(&self.broken).copied().collect()
+    }
+
+    /// How many views may begin before one rests although everything is well.
+    pub(super) fn late_views(&self) -> u32 {
+        let delays_votes = self.targeted.as_ref().is_some_and(Targeted::delays_votes);
+        self.faults.late_views().max(u32::from(delays_votes))
     }
 
     fn victim(&mut self, cluster: &Cluster) -> ReplicaId {
@@ -270,11 +297,7 @@ impl Adversary {
             return cluster.restart(back);
         }
         let victim = self.victim(cluster);
-        if self.has_stopped(victim) || self.wiped.contains(&victim) {
-            return;
-        }
-        let again = cluster.checker().borrow().role(victim) == Role::Recovering;
-        if !again && self.spare(cluster) == 0 {
+        if !self.may_restart(cluster, victim) {
             return;
         }
         cluster.crash(victim);
@@ -322,6 +345,48 @@ impl Adversary {
             cluster.repair_disk(id);
         }
         if is_well || has_ended {
+            cluster.restart(id);
+        }
+    }
+
+    /// Whether this one may stop and come back.
+    fn may_restart(&self, cluster: &Cluster, id: ReplicaId) -> bool {
+        if self.has_stopped(id) || self.wiped.contains(&id) {
+            return false;
+        }
+        let again = cluster.checker().borrow().role(id) == Role::Recovering;
+        again || self.spare(cluster) > 0
+    }
+
+    /// What a targeted fault asks for, if this run has such faults.
+    fn fulfil(&mut self, cluster: &mut Cluster, wish: Wish) {
+        match wish {
+            Wish::Restart(id) => self.restart_at_once(cluster, id),
+            Wish::RestartBackups => {
+                let primary = cluster.primary();
+                for id in cluster.replica_ids().filter(|&id| Some(id) != primary) {
+                    self.restart_at_once(cluster, id);
+                    let checker = Rc::clone(cluster.checker());
+                    let recovered = |_: &World| checker.borrow().role(id) != Role::Recovering;
+                    let _late = cluster.world.run_until(recovered, RECOVERS_WITHIN);
+                }
+            }
+            Wish::StopMinority => {
+                while self.faults.crashes && self.spare(cluster) > 0 {
+                    let victim = self.victim(cluster);
+                    if !self.has_stopped(victim) {
+                        self.crashed.push(victim);
+                        cluster.crash(victim);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One stops and comes back in the same moment.
+    fn restart_at_once(&mut self, cluster: &mut Cluster, id: ReplicaId) {
+        if self.faults.amnesia && self.may_restart(cluster, id) {
+            cluster.crash(id);
             cluster.restart(id);
         }
     }
@@ -424,6 +489,9 @@ impl Adversary {
         Random::new(self.random.next_u64())
     }
 }
+
+/// Who is restarted has its memory back within so long, where nothing else is wrong.
+const RECOVERS_WITHIN: Duration = Duration::from_millis(300);
 
 /// Cuts a replica off from the others; clients reach it still.
 fn cut_off(cluster: &mut Cluster, id: ReplicaId) {

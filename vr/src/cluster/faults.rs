@@ -41,6 +41,11 @@ pub struct Faults {
     pub bad_rings: bool,
     /// Messages of some kinds are lost, delayed, duplicated, or held back and let go much later.
     pub meddling: bool,
+    /// One kind of message on one link is singled out for a while, or a moment; the group is split,
+    /// and its clients with it.
+    pub targeted: bool,
+    /// So many clients more do nothing but read, all the time.
+    pub readers: u8,
     /// The group is the second of its replicas; messages of the first are still under way.
     pub rebirth: bool,
     /// In the end a minority stays broken: it must not disturb the others.
@@ -74,6 +79,8 @@ impl Faults {
             lease: None,
             bad_rings: false,
             meddling: false,
+            targeted: false,
+            readers: 0,
             rebirth: false,
             broken_minority: false,
             heirs: false,
@@ -102,13 +109,14 @@ impl Faults {
             let longest = if random.chance(0.7) { 400 } else { 1_500 };
             Duration::from_millis(random.between(100..=longest))
         });
+        let mut aim = random.fork(2);
         let mut on = |chance| random.chance(chance);
         let drift_ppm = match (on(0.4), lease) {
             (false, _) => 0,
             (true, Some(_)) => MAX_LEASED_DRIFT_PPM,
             (true, None) => 250_000,
         };
-        Self {
+        let drawn = Self {
             bad_links: on(0.4),
             cuts: on(0.4),
             flaps: on(0.5),
@@ -123,12 +131,52 @@ impl Faults {
             lease,
             bad_rings: on(0.4),
             meddling: on(0.5),
+            targeted: false,
+            readers: 0,
             rebirth: on(0.15),
             broken_minority: on(0.3),
             heirs: on(0.15),
             distance,
             hunts_primary: on(0.5),
             every,
+        };
+        if aim.chance(0.35) {
+            drawn.with_aim(&mut aim)
+        } else {
+            drawn
+        }
+    }
+
+    /// With targeted faults: often with these alone, since others would hide what comes of them.
+    fn with_aim(self, random: &mut Random) -> Self {
+        let drawn = Self {
+            targeted: true,
+            readers: random.below(3) as u8,
+            lease: self
+                .lease
+                .map(|_| Duration::from_millis(random.between(100..=1_500))),
+            ..self
+        };
+        if random.chance(0.3) {
+            return drawn;
+        }
+        // Farther than timeouts are scaled for.
+        let farther = random.chance(0.2);
+        let distance = farther.then(|| Duration::from_millis(random.between(300..=1_000)));
+        Self {
+            bad_links: false,
+            cuts: false,
+            flaps: false,
+            deaf_or_mute: false,
+            pauses: false,
+            slow_disks: false,
+            failing_disks: false,
+            bad_rings: false,
+            meddling: false,
+            rebirth: false,
+            distance,
+            every: Duration::from_secs(1),
+            ..drawn
         }
     }
 
@@ -155,6 +203,7 @@ impl Faults {
             self.drift_ppm > 0,
             self.bad_rings,
             self.meddling,
+            self.targeted,
             self.rebirth,
             self.broken_minority,
             self.heirs,

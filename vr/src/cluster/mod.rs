@@ -35,6 +35,7 @@ pub mod script;
 mod sent;
 mod sometimes;
 mod stage;
+mod targeted;
 mod visitor;
 mod walk_in;
 mod workload;

@@ -198,6 +198,9 @@ impl Run {
             }
         });
         group.lease = faults.lease_config();
+        // A call that a view change does not delay takes four trips.
+        let apart = faults.distance.unwrap_or_default();
+        group.deadline = group.deadline.max(apart * 8);
         if choices.chance(0.3) {
             group.window = choices.between(1..=16);
         }
@@ -205,7 +208,7 @@ impl Run {
             group.datagram_bytes = choices.between(300..=1_472) as usize;
         }
         let visitors = if choices.chance(0.3) {
-            limit_clients(&mut group, config.clients, &mut choices);
+            limit_clients(&mut group, config.clients + faults.readers, &mut choices);
             choices.below(4) as u8
         } else {
             0
@@ -236,17 +239,18 @@ impl Run {
         self.adversary.begin(&mut self.stage.cluster);
         let end = self.stage.cluster.world.now() + self.config.faults_for;
         while self.stage.cluster.world.now() < end && self.stage.is_busy() {
-            let pause = self.adversary.pause();
-            self.stage.cluster.world.run_for(pause);
+            self.adversary.wait(&mut self.stage.cluster);
             self.adversary.strike(&mut self.stage.cluster);
         }
         self.adversary.end(&mut self.stage.cluster);
         let without = self.adversary.out_of_order();
-        let more = self.faults.late_views();
-        self.stage.finish(&without, self.config.bound, more)?;
+        let more = self.adversary.late_views();
+        // Three trips are a view change, of which several fail at first.
+        let apart = self.faults.distance.unwrap_or_default();
+        let bound = self.config.bound.max(apart * 150);
+        self.stage.finish(&without, bound, more)?;
         self.adversary.mend(&mut self.stage.cluster);
-        self.stage
-            .agree(self.adversary.crashed(), self.config.bound)?;
+        self.stage.agree(self.adversary.crashed(), bound)?;
         if self.faults.is_none() && self.stage.view() > 0 {
             self.stage
                 .failed("a view changed while nothing was wrong")?;
@@ -301,6 +305,11 @@ impl Run {
             } else {
                 self.stage.start_caller(&workload, random);
             }
+        }
+        for reader in 0..self.faults.readers {
+            let mut random = self.random.fork(300 + u64::from(reader));
+            let workload = Workload::of_reader(&workload, &mut random);
+            self.stage.start_caller(&workload, random);
         }
         for visitor in 0..self.visitors {
             let random = self.random.fork(200 + u64::from(visitor));

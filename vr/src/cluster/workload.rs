@@ -73,6 +73,20 @@ impl Workload {
             only_reads: false,
         }
     }
+
+    /// The workload of a client that does nothing but read, at a pace and in a way of its own,
+    /// until it is told to finish.
+    pub(super) fn of_reader(others: &Self, random: &mut Random) -> Self {
+        let how = [ReadConsistency::Lease, ReadConsistency::ReadIndex];
+        Self {
+            calls: u32::MAX,
+            pause: Duration::from_millis(random.between(3..=50)),
+            bursts: 0.0,
+            reads: Reads::All(how[random.index(how.len())]),
+            only_reads: true,
+            ..others.clone()
+        }
+    }
 }
 
 /// What the clients of a run share with the one who watches.

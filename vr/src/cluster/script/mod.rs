@@ -99,6 +99,7 @@ use viewring_protocol::{ReplicaId, Role};
 use viewring_runtime::sim::{Delay, Disk, Keep, Link, NodeId, Packet, Random, RuleGuard, Verdict};
 use viewring_transport::specpaxos::Dialect;
 
+pub(super) use self::parse::KINDS;
 use self::parse::{Command, Condition, Count, Kinds, Rule, Script, Who};
 use super::run::{Failure, Report, caught};
 use super::sent::frames;

@@ -453,33 +453,35 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What messages are called.
+pub(in crate::cluster) const KINDS: &[(&str, u8)] = &[
+    ("request", kind::REQUEST),
+    ("reply", kind::REPLY),
+    ("prepare", kind::PREPARE),
+    ("prepare-ok", kind::PREPARE_OK),
+    ("commit", kind::COMMIT),
+    ("start-view-change", kind::START_VIEW_CHANGE),
+    ("do-view-change", kind::DO_VIEW_CHANGE),
+    ("start-view", kind::START_VIEW),
+    ("get-state", kind::GET_STATE),
+    ("new-state", kind::NEW_STATE),
+    ("hello", kind::HELLO),
+    ("recovery", kind::RECOVERY),
+    ("recovery-response", kind::RECOVERY_RESPONSE),
+    ("get-checkpoint", kind::GET_CHECKPOINT),
+    ("checkpoint-chunk", kind::CHECKPOINT_CHUNK),
+    ("read", kind::READ),
+    ("read-reply", kind::READ_REPLY),
+    ("round", kind::ROUND),
+    ("round-ok", kind::ROUND_OK),
+    ("fragment", FRAGMENT),
+];
+
 fn parse_kind(text: &str) -> Result<Kinds, String> {
-    let kinds = [
-        ("request", kind::REQUEST),
-        ("reply", kind::REPLY),
-        ("prepare", kind::PREPARE),
-        ("prepare-ok", kind::PREPARE_OK),
-        ("commit", kind::COMMIT),
-        ("start-view-change", kind::START_VIEW_CHANGE),
-        ("do-view-change", kind::DO_VIEW_CHANGE),
-        ("start-view", kind::START_VIEW),
-        ("get-state", kind::GET_STATE),
-        ("new-state", kind::NEW_STATE),
-        ("hello", kind::HELLO),
-        ("recovery", kind::RECOVERY),
-        ("recovery-response", kind::RECOVERY_RESPONSE),
-        ("get-checkpoint", kind::GET_CHECKPOINT),
-        ("checkpoint-chunk", kind::CHECKPOINT_CHUNK),
-        ("read", kind::READ),
-        ("read-reply", kind::READ_REPLY),
-        ("round", kind::ROUND),
-        ("round-ok", kind::ROUND_OK),
-        ("fragment", FRAGMENT),
-    ];
     if text == "all" {
         return Ok(Kinds::All);
     }
-    let known = kinds.iter().find(|(name, _)| *name == text);
+    let known = KINDS.iter().find(|(name, _)| *name == text);
     known
         .map(|(_, kind)| Kinds::One(*kind))
         .ok_or_else(|| format!("no message is called {text}"))
