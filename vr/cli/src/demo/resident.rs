@@ -14,6 +14,9 @@ use crate::meter::tenths;
 pub(super) struct Resident {
     #[serde(skip)]
     early_at: Instant,
+    /// The first number was asked for, whether or not there was an answer.
+    #[serde(skip)]
+    was_early: bool,
     /// When the first number was taken, after the clients began.
     pub(super) resident_early_s: f64,
     /// `None`: it ended before, or the system does not tell.
@@ -30,22 +33,27 @@ impl Resident {
         let early = EARLY.min(duration / 3);
         Self {
             early_at: began + early,
+            was_early: false,
             resident_early_s: tenths(early.as_secs_f64()),
             resident_early_mib: None,
             resident_end_mib: None,
         }
     }
 
-    /// When the first number is due, if it was not taken.
+    /// When the first number is due, if it was not asked for.
     pub(super) fn due(&self) -> Option<Instant> {
-        let is_taken = self.resident_early_mib.is_some();
-        (!is_taken).then_some(self.early_at)
+        (!self.was_early).then_some(self.early_at)
     }
 
     /// Takes the first number, if it is due.
     pub(super) fn look(&mut self, now: Instant) {
+        self.take_early(now, resident_mib);
+    }
+
+    fn take_early(&mut self, now: Instant, read: impl FnOnce() -> Option<f64>) {
         if self.due().is_some_and(|due| due <= now) {
-            self.resident_early_mib = resident_mib();
+            self.was_early = true;
+            self.resident_early_mib = read();
         }
     }
 
@@ -77,5 +85,25 @@ mod tests {
         assert_eq!(in_status(status), Some(200.0));
         assert_eq!(in_status("Name:\tviewring\n"), None);
         assert!(resident_mib() > Some(0.5), "this process has some");
+    }
+
+    #[test]
+    fn the_first_number_is_asked_for_once_whatever_the_answer() {
+        viewring_runtime::block_on(async {
+            let began = Instant::now();
+            let due = began + Duration::from_secs(3);
+            for answer in [None, Some(7.0)] {
+                let mut resident = Resident::new(began, Duration::from_secs(9));
+                resident.take_early(began, || unreachable!("it is not due"));
+                assert_eq!(resident.due(), Some(due));
+                resident.take_early(due, || answer);
+                assert_eq!(
+                    (resident.due(), resident.resident_early_mib),
+                    (None, answer)
+                );
+                resident.take_early(due, || unreachable!("it was taken"));
+            }
+        })
+        .expect("io_uring");
     }
 }
