@@ -45,7 +45,7 @@ impl Exit {
         (
             Self::Broken,
             5,
-            "demo: acknowledged data was lost, or an operation executed twice; sim: a seed failed",
+            "demo: data was lost, doubled or differs, or a client forgotten; sim: a seed failed",
         ),
     ];
 

@@ -41,6 +41,21 @@ impl Ledger {
         &self.workers[tag as usize].all
     }
 
+    /// How many operations were executed.
+    pub(super) fn len(&self) -> u64 {
+        let lens = self.workers.iter().map(|executed| executed.all.len());
+        lens.sum()
+    }
+
+    /// Whether who has executed this, and goes on, can come to `later`.
+    ///
+    /// A worker begins an operation when the one before it was answered, so of each worker all is
+    /// executed up to some number.
+    pub(super) fn is_prefix_of(&self, later: &Self) -> bool {
+        let mut workers = self.workers.iter().zip(&later.workers);
+        workers.all(|(executed, later)| executed.all.is_prefix_of(&later.all))
+    }
+
     /// What was executed more than once: worker and number.
     pub(super) fn repeated(&self) -> impl Iterator<Item = (u32, u64)> {
         let workers = (0..).zip(&self.workers);

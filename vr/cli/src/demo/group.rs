@@ -1,6 +1,5 @@
 //! The replicas of the demo: each a thread with a runtime, a ring and a socket of its own.
 
-use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -18,7 +17,7 @@ use viewring_runtime::{Config, Runtime, SetupError, Uring, random};
 
 use super::audit::{Audited, Ledger};
 use super::folder::Folder;
-use super::judge::Ledgers;
+use super::judge::{Dead, Ledgers};
 use crate::exit::Failure;
 
 /// The group. Dropping it stops what still runs.
@@ -29,7 +28,7 @@ pub(super) struct Group {
     /// Where each keeps its view. None: who is stopped does not come back.
     folder: Option<Folder>,
     threads: Vec<ReplicaThread>,
-    repeated_by_the_dead: BTreeSet<(u32, u64)>,
+    dead: Dead,
 }
 
 /// A life of a replica.
@@ -76,7 +75,7 @@ impl Group {
                 workers,
                 folder: come_back.then(|| Folder::new(count)).transpose()?,
                 threads: Vec::new(),
-                repeated_by_the_dead: BTreeSet::new(),
+                dead: Dead::default(),
             };
             match group.start_all().await {
                 Ok(()) => return Ok(group),
@@ -141,7 +140,7 @@ impl Group {
         let thread = &mut self.threads[usize::from(id)];
         thread.stop();
         if let Some(ledger) = thread.join().await? {
-            self.repeated_by_the_dead.extend(ledger.repeated());
+            self.dead.bury(ledger);
         }
         Ok(())
     }
@@ -187,6 +186,12 @@ impl Group {
         threads.all(|thread| thread.stop.is_some() && thread.joining.is_none())
     }
 
+    /// A replica that runs and has yet to become a member.
+    pub(super) fn absent(&self) -> Option<u8> {
+        let mut threads = (0..).zip(&self.threads);
+        threads.find_map(|(id, thread)| thread.joining.is_some().then_some(id))
+    }
+
     /// # Errors
     /// When a replica has ended by itself, and why.
     pub(super) async fn check(&mut self) -> Result<(), Failure> {
@@ -208,7 +213,7 @@ impl Group {
         }
         Ok(Ledgers {
             living,
-            repeated_by_the_dead: std::mem::take(&mut self.repeated_by_the_dead),
+            dead: std::mem::take(&mut self.dead),
         })
     }
 }

@@ -1,5 +1,5 @@
-//! Whether anything was lost or done twice. Pure: it knows the histories, what the keys hold in
-//! the end, and the ledgers.
+//! Whether anything was lost or done twice, or differs between replicas. Pure: it knows the
+//! histories, what the keys hold in the end, and the ledgers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,10 +68,10 @@ impl History {
         plan::writes(key, after, self.attempted).filter(|&write| self.acknowledged.contains(write))
     }
 
-    /// The acknowledged writes that no ledger of these knows.
-    fn unexecuted(&self, ledgers: &[Ledger]) -> impl Iterator<Item = u64> + use<> {
+    /// The acknowledged writes that this ledger does not know.
+    fn unexecuted(&self, ledger: Option<&Ledger>) -> impl Iterator<Item = u64> + use<> {
         let mut left = self.acknowledged.clone();
-        for ledger in ledgers {
+        if let Some(ledger) = ledger {
             left.remove_all(ledger.executed(self.tag));
         }
         let left: Vec<u64> = left
@@ -92,8 +92,53 @@ pub(super) fn number_of(value: &[u8]) -> Option<u64> {
 pub(super) struct Ledgers {
     /// Of those that live in the end.
     pub(super) living: Vec<Ledger>,
-    /// What those had executed more than once that were stopped, whether or not they came back.
-    pub(super) repeated_by_the_dead: BTreeSet<(u32, u64)>,
+    pub(super) dead: Dead,
+}
+
+/// What those had written down that were stopped, whether or not they came back. It stays small,
+/// however many there were.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Dead {
+    /// What they had executed more than once.
+    repeated: BTreeSet<(u32, u64)>,
+    longest: Option<Ledger>,
+    /// How many did not fit the longest when they were stopped.
+    diverged: u64,
+}
+
+impl Dead {
+    /// One more was stopped.
+    pub(super) fn bury(&mut self, ledger: Ledger) {
+        self.repeated.extend(ledger.repeated());
+        let longest = self.longest.take();
+        self.diverged += diverged(longest.iter().chain([&ledger]));
+        self.longest = longest.into_iter().chain([ledger]).max_by_key(Ledger::len);
+    }
+}
+
+impl Ledgers {
+    /// Who has executed most of those that live. What it lacks, all lack.
+    fn longest(&self) -> Option<&Ledger> {
+        self.living.iter().max_by_key(|ledger| ledger.len())
+    }
+
+    fn repeated(&self) -> BTreeSet<(u32, u64)> {
+        let living = self.living.iter().flat_map(Ledger::repeated);
+        living.chain(self.dead.repeated.iter().copied()).collect()
+    }
+
+    fn diverged(&self) -> u64 {
+        self.dead.diverged + diverged(self.living.iter().chain(&self.dead.longest))
+    }
+}
+
+/// How many of these are not what the next longer one began with. All replicas execute in one
+/// order, also those that began with a checkpoint: the longer goes on where the shorter ends.
+fn diverged<'a>(ledgers: impl Iterator<Item = &'a Ledger>) -> u64 {
+    let mut ledgers: Vec<_> = ledgers.collect();
+    ledgers.sort_by_key(|ledger| ledger.len());
+    let pairs = ledgers.windows(2);
+    pairs.filter(|pair| !pair[0].is_prefix_of(pair[1])).count() as u64
 }
 
 /// What is to be said in the end.
@@ -105,24 +150,28 @@ pub(super) struct Verdict {
     pub(super) lost: u64,
     /// Operations that some replica executed more than once.
     pub(super) duplicated: u64,
+    /// Replicas that have not executed what another did, in the same order.
+    pub(super) diverged: u64,
 }
 
 impl Verdict {
     pub(super) fn is_clean(&self) -> bool {
-        self.lost == 0 && self.duplicated == 0
+        self.lost == 0 && self.duplicated == 0 && self.diverged == 0
     }
 }
 
 /// Compares what was acknowledged with what is there.
 ///
 /// An acknowledged write is lost if its key holds neither it nor something later, if an answer
-/// during the run said so, or if no replica that lives has executed it.
+/// during the run said so, or if it is not in the longest ledger of those that live: the others
+/// must be the beginning of that.
 pub(super) fn judge(
     histories: &[History],
     held: &BTreeMap<Vec<u8>, Vec<u8>>,
     ledgers: &Ledgers,
 ) -> Verdict {
     let (mut acknowledged, mut lost) = (0, 0);
+    let longest = ledgers.longest();
     for history in histories {
         let mut lost_here = history.missed.clone();
         for key in 0..KEYS {
@@ -130,16 +179,15 @@ pub(super) fn judge(
             let number = value.and_then(|value| number_of(value));
             lost_here.extend(history.contradicted_by(key, number));
         }
-        lost_here.extend(history.unexecuted(&ledgers.living));
+        lost_here.extend(history.unexecuted(longest));
         acknowledged += history.writes;
         lost += lost_here.len() as u64;
     }
-    let mut repeated = ledgers.repeated_by_the_dead.clone();
-    repeated.extend(ledgers.living.iter().flat_map(Ledger::repeated));
     Verdict {
         acknowledged,
         lost,
-        duplicated: repeated.len() as u64,
+        duplicated: ledgers.repeated().len() as u64,
+        diverged: ledgers.diverged(),
     }
 }
 
@@ -184,17 +232,33 @@ mod tests {
         }
     }
 
+    fn with_dead<const N: usize>(mut ledgers: Ledgers, dead: [Ledger; N]) -> Ledgers {
+        dead.into_iter()
+            .for_each(|ledger| ledgers.dead.bury(ledger));
+        ledgers
+    }
+
     #[track_caller]
     fn check(held: &BTreeMap<Vec<u8>, Vec<u8>>, ledgers: &Ledgers, (lost, duplicated): (u64, u64)) {
+        check_all(held, ledgers, (lost, duplicated, 0));
+    }
+
+    #[track_caller]
+    fn check_all(
+        held: &BTreeMap<Vec<u8>, Vec<u8>>,
+        ledgers: &Ledgers,
+        (lost, duplicated, diverged): (u64, u64, u64),
+    ) {
         let verdict = judge(&[history()], held, ledgers);
         let acknowledged = (1..97).filter(|&number| plan::is_write(number)).count() as u64;
         let expected = Verdict {
             acknowledged,
             lost,
             duplicated,
+            diverged,
         };
         assert_eq!(verdict, expected, "{held:?} {ledgers:?}");
-        assert_eq!(verdict.is_clean(), lost + duplicated == 0);
+        assert_eq!(verdict.is_clean(), lost + duplicated + diverged == 0);
     }
 
     #[test]
@@ -208,9 +272,52 @@ mod tests {
             &living([ledger(1..3), ledger(1..98)]),
             (0, 0),
         );
-        // Two of which neither has all, between them, do.
-        let halves = [ledger(1..50), ledger(40..97)];
-        check(&held("81", "82"), &living(halves), (0, 0));
+        // Nor have those that were stopped, however early, and one that knows the last attempt.
+        let dead = [ledger([]), ledger(1..50), ledger(1..98), ledger(1..40)];
+        check(&held("81", "82"), &with_dead(all, dead), (0, 0));
+    }
+
+    #[test]
+    fn two_that_have_all_only_between_them_have_diverged_and_lost() {
+        let held = held("81", "82");
+        let writes = |range: std::ops::Range<u64>| range.filter(|&n| plan::is_write(n)).count();
+        let halves = || [ledger(1..50), ledger(40..97)];
+        check_all(&held, &living(halves()), (writes(1..40) as u64, 0, 1));
+        let all = || living([ledger(1..97)]);
+        check_all(&held, &with_dead(all(), halves()), (0, 0, 2));
+    }
+
+    #[test]
+    fn a_planted_divergence_is_found_in_a_backup_and_in_the_dead() {
+        let held = held("81", "82");
+        let all = || ledger(1..97);
+        // It executed what nobody else knows, it left one out, it executed another instead.
+        let other = ledger((1..10).chain([97]));
+        let hole = ledger((1..10).chain([11, 12]));
+        let instead = ledger((1..96).chain([97]));
+        for wrong in [other, hole, instead] {
+            let ledgers = living([ledger(1..5), wrong.clone(), all()]);
+            check_all(&held, &ledgers, (0, 0, 1));
+            let ledgers = with_dead(living([all(), all()]), [ledger(1..5), wrong]);
+            check_all(&held, &ledgers, (0, 0, 1));
+        }
+        // It fits the living, but not one that was stopped before it.
+        let dead = [ledger(1..90), ledger((1..80).chain([81])), ledger(1..91)];
+        check_all(&held, &with_dead(living([all()]), dead), (0, 0, 1));
+    }
+
+    #[test]
+    fn a_divergence_is_found_also_if_each_worker_is_right() {
+        let of = |numbers: &[(u32, u64)]| {
+            let mut ledger = Ledger::new(2);
+            let mut record = |&(tag, number)| ledger.record(tag, number);
+            numbers.iter().for_each(&mut record);
+            ledger
+        };
+        let ledgers = living([of(&[(0, 1), (0, 2)]), of(&[(1, 1), (1, 2), (0, 1)])]);
+        assert_eq!(judge(&[], &BTreeMap::new(), &ledgers).diverged, 1);
+        let ledgers = living([of(&[(0, 1), (1, 1)]), of(&[(1, 1), (1, 2), (0, 1)])]);
+        assert_eq!(judge(&[], &BTreeMap::new(), &ledgers).diverged, 0);
     }
 
     #[test]
@@ -228,11 +335,14 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_only_the_dead_executed_is_lost() {
+    fn a_write_that_none_of_the_living_executed_is_lost() {
         // 33 is a get.
         let without = ledger((1..98).filter(|&number| number != 17 && number != 33));
         check(&held("81", "82"), &living([without]), (1, 0));
         check(&held("81", "82"), &living([ledger(1..90)]), (6, 0));
+        let dead = with_dead(living([ledger(1..90)]), [ledger(1..98)]);
+        check(&held("81", "82"), &dead, (6, 0));
+        check(&held("81", "82"), &living([]), (84, 0));
     }
 
     #[test]
@@ -262,10 +372,8 @@ mod tests {
     fn a_planted_duplicate_is_found_also_at_one_replica_and_at_the_dead() {
         let twice = ledger((1..98).chain([5, 6, 5]));
         check(&held("81", "82"), &living([twice, ledger(1..98)]), (0, 2));
-        let both = Ledgers {
-            living: vec![ledger((1..98).chain([5]))],
-            repeated_by_the_dead: [(0, 5), (0, 7)].into(),
-        };
+        let both = living([ledger((1..98).chain([5]))]);
+        let both = with_dead(both, [ledger((1..9).chain([5, 7])), ledger(1..9)]);
         check(&held("81", "82"), &both, (0, 2));
     }
 

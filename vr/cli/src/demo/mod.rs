@@ -7,6 +7,7 @@ mod group;
 mod judge;
 mod numbers;
 mod plan;
+mod report;
 mod resident;
 mod turns;
 mod workload;
@@ -18,27 +19,28 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::future::{Either, select, try_join_all};
-use serde::Serialize;
-use viewring::{Client, ClientConfig, Session, query_status};
+use viewring::{CallError, Client, ClientConfig, Session, query_status};
 use viewring_runtime::time::{Instant, timeout, timeout_at};
 use viewring_runtime::{JoinHandle, signal, spawn};
 
 use self::group::Group;
-use self::judge::{History, Verdict};
+use self::judge::History;
+use self::report::Report;
 use self::resident::Resident;
 use self::turns::{Crashes, Turns};
-use self::workload::{Shared, Worker};
+use self::workload::{Forsaken, Shared, Worker};
 use crate::config::group_size;
 use crate::duration::{parse, parse_positive};
 use crate::exit::{self, Exit, Failure};
 use crate::meter::{Meter, Summary};
-use crate::output::{self, Live, counted, thousands};
+use crate::output::{Live, counted};
 
 /// Run a group in this process, stop its primary under load, and check every write.
 ///
 /// Each replica is a thread with a ring and a socket of its own, on loopback. In the end every
 /// write that was acknowledged is read back, and no operation may have been executed twice: not by
-/// any replica, although some are asked for twice on purpose.
+/// any replica, although some are asked for twice on purpose. All replicas must have executed the
+/// same, and no client may be forgotten.
 ///
 /// With --crash-every one replica after the other is stopped, whether it is the primary or not, and
 /// comes back at once with an empty memory: it fetches from the others what it has lost. All it
@@ -51,7 +53,9 @@ Examples:
   viewring demo --crash-every 2s --duration 60s
   viewring demo --duration 5s --no-kill --json
 
-Exit code 5: an acknowledged write was lost, or an operation was executed twice.")]
+Exit code 5: an acknowledged write was lost, an operation was executed twice, replicas differ, or a
+client lost its session or had no answer. 3: nothing was acknowledged, no replica was stopped that
+should have been, or one has not come back.")]
 pub(crate) struct Args {
     /// How many replicas there are: 1, 3, 5 or 7.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = group_size)]
@@ -143,20 +147,8 @@ fn heard(asked: io::Result<()>) -> Result<(), Failure> {
     asked.map_err(|error| Failure::setup(format_args!("cannot wait for signals: {error}")))
 }
 
-#[derive(Debug, Serialize)]
-struct Report {
-    #[serde(flatten)]
-    summary: Summary,
-    view_changes: u64,
-    /// The longest time without any acknowledgement.
-    unavailable_ms: u64,
-    #[serde(flatten)]
-    crashes: Crashes,
-    #[serde(flatten)]
-    resident: Resident,
-    #[serde(flatten)]
-    verdict: Verdict,
-}
+/// A worker at work.
+type Task = JoinHandle<Result<(), CallError>>;
 
 struct Demo<'a> {
     args: &'a Args,
@@ -187,12 +179,13 @@ impl<'a> Demo<'a> {
         ))?;
         let first_view = demo.client.view();
         let tasks = demo.put_to_work(sessions);
-        demo.watch(asked.as_mut()).await?;
-        let (summary, unavailable) = demo.finish(tasks).await;
-        demo.wait_for_who_is_down().await?;
+        let was_asked = demo.watch(asked.as_mut()).await?;
+        let (summary, unavailable, forsaken) = demo.finish(tasks).await;
+        demo.wait_for_who_is_absent().await?;
 
         let held = workload::read_back(&demo.client).await?;
         let view_changes = demo.client.view() - first_view;
+        let absent = demo.group.absent();
         let ledgers = demo.group.stop().await?;
         let histories = demo.histories.iter();
         let histories: Vec<_> = histories.map(|history| history.borrow().clone()).collect();
@@ -205,8 +198,11 @@ impl<'a> Demo<'a> {
             crashes: demo.crashes,
             resident: demo.resident,
             verdict,
+            forsaken,
+            absent,
+            spared: demo.has_spared_all(was_asked),
         };
-        demo.tell(&report)
+        report.tell(args.json)
     }
 
     /// A group that serves, and a session of it for each worker.
@@ -238,7 +234,7 @@ impl<'a> Demo<'a> {
         Ok((demo, sessions))
     }
 
-    fn put_to_work(&mut self, sessions: Vec<Session>) -> Vec<JoinHandle<()>> {
+    fn put_to_work(&mut self, sessions: Vec<Session>) -> Vec<Task> {
         let mut tasks = Vec::new();
         for (tag, session) in (0..).zip(sessions) {
             let worker = Worker::new(tag, session, Rc::clone(&self.shared));
@@ -248,11 +244,12 @@ impl<'a> Demo<'a> {
         tasks
     }
 
-    /// Tells how things are until the end, and stops replicas meanwhile.
+    /// Tells how things are until the end, and stops replicas meanwhile. Whether we were asked to
+    /// end.
     async fn watch(
         &mut self,
         mut asked: Pin<&mut impl Future<Output = io::Result<()>>>,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let began = Instant::now();
         let end = began + self.args.duration;
         let mut stop_at = self.args.first_stop(began);
@@ -274,7 +271,7 @@ impl<'a> Demo<'a> {
             }
             if ended {
                 self.resident.end();
-                return Ok(());
+                return Ok(was_asked);
             }
         }
     }
@@ -374,87 +371,107 @@ impl<'a> Demo<'a> {
     }
 
     /// Has the clients finish what they began, as far as they get an answer. What was measured, and
-    /// the longest time without an acknowledgement.
-    async fn finish(&self, tasks: Vec<JoinHandle<()>>) -> (Summary, Duration) {
-        let measured = self.shared.stop();
-        let give_up_at = Instant::now() + AFTERMATH;
-        for mut task in tasks {
-            // One that had no answer until then has none: its operation is unknown.
-            if timeout_at(give_up_at, &mut task).await.is_err() {
-                task.abort();
-            }
-        }
-        measured
+    /// the longest time without an acknowledgement; and those who had none.
+    async fn finish(&self, tasks: Vec<Task>) -> (Summary, Duration, Forsaken) {
+        let (summary, unavailable) = self.shared.stop();
+        let forsaken = workload::end(tasks, Instant::now() + AFTERMATH).await;
+        (summary, unavailable, forsaken)
     }
 
-    /// Gives the replica that was stopped last the time to come back.
-    async fn wait_for_who_is_down(&mut self) -> Result<(), Failure> {
+    /// Whether a replica was to be stopped, and there was time to, and none was.
+    fn has_spared_all(&self, was_asked: bool) -> bool {
+        let is_wanted = self.args.first_stop(Instant::now()).is_some();
+        is_wanted && !was_asked && self.crashes.crashes == 0
+    }
+
+    /// Gives the replica that was stopped last the time to come back, and all the time to become
+    /// members.
+    async fn wait_for_who_is_absent(&mut self) -> Result<(), Failure> {
         let give_up_at = Instant::now() + AFTERMATH;
-        while self.turns.down().is_some()
+        while self.group.absent().is_some()
             && let Ok(joined) = timeout_at(give_up_at, self.group.joined()).await
         {
             self.note_joined(joined?)?;
         }
         Ok(())
     }
+}
 
-    fn tell(&self, report: &Report) -> Result<Exit, Failure> {
-        if self.args.json {
-            output::json(report)?;
-        } else {
-            self.tell_people(report)?;
+#[cfg(test)]
+mod tests {
+    use viewring_runtime::time::sleep;
+
+    use super::*;
+
+    fn args(more: &[&str]) -> Args {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            args: Args,
         }
-        let verdict = &report.verdict;
-        if !verdict.is_clean() {
-            return Err(Failure::new(
-                Exit::Broken,
-                format_args!(
-                    "{} acknowledged writes were lost and {} operations executed twice",
-                    verdict.lost, verdict.duplicated
-                ),
-            ));
-        }
-        if let Some(down) = self.turns.down() {
-            return Err(Failure::unreachable(format_args!(
-                "replica {} has not come back",
-                down.id
-            )));
-        }
-        Ok(Exit::Success)
+        let words = [&["demo"], more].concat();
+        let command: Command = clap::Parser::try_parse_from(words).expect("the words are right");
+        command.args
     }
 
-    fn tell_people(&self, report: &Report) -> Result<(), Failure> {
-        let Report {
-            summary,
-            view_changes,
-            unavailable_ms,
-            crashes,
-            resident,
-            verdict,
-        } = report;
-        output::line(format_args!(
-            "\n{summary}\n\
-             view changes  {view_changes}, longest pause {unavailable_ms} ms"
-        ))?;
-        if let Some(slowest) = crashes.longest_recovery_ms {
-            output::line(format_args!(
-                "crashes       {}, {} came back, the slowest after {slowest} ms",
-                crashes.crashes, crashes.recoveries
-            ))?;
-        }
-        if let Some(early) = resident.resident_early_mib
-            && let Some(end) = resident.resident_end_mib
-        {
-            let at = resident.resident_early_s;
-            output::line(format_args!(
-                "memory        {early:.0} MiB after {at} s, {end:.0} MiB at the end"
-            ))?;
-        }
-        output::line(format_args!(
-            "writes        {} acknowledged, {} lost; {} operations executed twice",
-            thousands(verdict.acknowledged),
-            thousands(verdict.lost),
-            thousands(verdict.duplicated),
-        ))
+    #[test]
+    fn clients_of_a_group_that_has_forgotten_them_are_told_of() {
+        let args = args(&["--replicas", "1", "--clients", "3"]);
+        let ended = exit::block_on(async {
+            let (mut demo, sessions) = Demo::form(&args).await?;
+            let tasks = demo.put_to_work(sessions);
+            sleep(Duration::from_millis(50)).await;
+            // It comes back without its table of clients, and leads.
+            demo.group.kill(0).await?;
+            demo.group.start_again(0).await?;
+            let ended = workload::end(tasks, Instant::now() + AFTERMATH).await;
+            Ok((ended, demo.shared.stop().0.ops))
+        });
+        let (forsaken, ops) = ended.expect("io_uring");
+        let expected = Forsaken {
+            sessions_lost: 3,
+            wedged: 0,
+        };
+        assert_eq!(forsaken, expected);
+        assert!(ops > 0, "they have worked before");
+    }
+
+    #[test]
+    fn a_replica_that_cannot_come_back_is_absent_and_one_that_is_stopped_is_not() {
+        let args = args(&["--crash-every", "1s", "--clients", "1"]);
+        let absent = exit::block_on(async {
+            let (mut demo, _sessions) = Demo::form(&args).await?;
+            demo.wait_for_who_is_absent().await?;
+            let mut absent = vec![demo.group.absent()];
+            // Nobody is left who could give it back what it has lost.
+            for id in 0..3 {
+                demo.group.kill(id).await?;
+            }
+            absent.push(demo.group.absent());
+            demo.group.start_again(1).await?;
+            absent.push(demo.group.absent());
+            Ok(absent)
+        });
+        assert_eq!(absent.expect("io_uring"), [None, None, Some(1)]);
+    }
+
+    #[test]
+    fn a_demo_that_should_have_stopped_a_replica_and_did_not_knows_it() {
+        let spared = |more: &[&str], crashes, was_asked| {
+            let args = args(&[&["--duration", "3s", "--clients", "1"], more].concat());
+            let spared = exit::block_on(async {
+                let (mut demo, _sessions) = Demo::form(&args).await?;
+                demo.crashes.crashes = crashes;
+                Ok(demo.has_spared_all(was_asked))
+            });
+            spared.expect("io_uring")
+        };
+        let every = ["--crash-every", "1s"];
+        assert!(spared(&every, 0, false));
+        assert!(!spared(&every, 1, false));
+        assert!(!spared(&every, 0, true), "there was no time");
+        assert!(spared(&["--kill-primary-after", "1s"], 0, false));
+        assert!(!spared(&["--kill-primary-after", "4s"], 0, false));
+        assert!(!spared(&["--no-kill"], 0, false));
     }
 }

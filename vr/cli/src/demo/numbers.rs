@@ -56,6 +56,21 @@ impl Numbers {
         self.runs = left;
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> u64 {
+        let lens = self.runs.iter().map(|&(first, last)| last - first + 1);
+        lens.sum()
+    }
+
+    /// Whether `longer` has all of these, and besides them only what comes behind the last.
+    pub(super) fn is_prefix_of(&self, longer: &Self) -> bool {
+        let (mut missing, mut more) = (self.clone(), longer.clone());
+        missing.remove_all(longer);
+        more.remove_all(self);
+        let last = self.runs.last().map(|&(_, last)| last);
+        missing.runs.is_empty() && more.iter().next().is_none_or(|next| last < Some(next))
+    }
+
     /// All of them, growing.
     pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
         self.runs.iter().flat_map(|&(first, last)| first..=last)
@@ -143,6 +158,7 @@ mod tests {
         for seed in 0..500 {
             let (mut numbers, mut model) = pair(seed);
             assert!(numbers.iter().eq(model.iter().copied()), "{numbers:?}");
+            assert_eq!(numbers.len(), model.len() as u64);
             for number in some(seed + 1).take(60) {
                 assert_eq!(numbers.contains(number), model.contains(&number));
             }
@@ -151,6 +167,26 @@ mod tests {
             model.retain(|number| !others.contains(number));
             assert!(numbers.iter().eq(model.iter().copied()), "{numbers:?}");
         }
+    }
+
+    #[test]
+    fn a_prefix_is_all_of_the_longer_one_up_to_somewhere() {
+        let longer = Numbers::from([1, 2, 3, 5, 6]);
+        let prefixes = [vec![], vec![1], vec![1, 2, 3], vec![1, 2, 3, 5, 6]];
+        let others = [vec![2], vec![1, 3], vec![1, 4], vec![1, 2, 3, 6], vec![7]];
+        let of = |all: &Vec<u64>| {
+            let mut numbers = Numbers::default();
+            all.iter()
+                .for_each(|&number| assert!(numbers.insert(number)));
+            numbers
+        };
+        for prefix in &prefixes {
+            assert!(of(prefix).is_prefix_of(&longer), "{prefix:?}");
+        }
+        for other in &others {
+            assert!(!of(other).is_prefix_of(&longer), "{other:?}");
+        }
+        assert!(!longer.is_prefix_of(&Numbers::from([1, 2, 3, 5])));
     }
 
     #[test]

@@ -6,9 +6,11 @@ use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::time::Duration;
 
+use serde::Serialize;
 use viewring::kv::{Operation, Outcome};
 use viewring::{CallError, Client, Session};
-use viewring_runtime::time::{Instant, timeout};
+use viewring_runtime::JoinHandle;
+use viewring_runtime::time::{Instant, timeout, timeout_at};
 
 use super::audit::{AUDITOR, stamp};
 use super::judge::{History, number_of};
@@ -84,19 +86,23 @@ impl Worker {
         Rc::clone(&self.history)
     }
 
-    /// Works until all are told to stop, or the session cannot be used any more.
-    pub(super) async fn run(mut self) {
+    /// Works until all are told to stop, and does one operation at least.
+    ///
+    /// # Errors
+    /// When the session cannot be used any more.
+    pub(super) async fn run(mut self) -> Result<(), CallError> {
         for number in 1.. {
-            if self.shared.stopped.get() {
-                break;
-            }
             let began = Instant::now();
             if let Err(error) = self.step(number).await {
                 tracing::warn!(worker = self.tag, "a worker gives up: {error}");
-                break;
+                return Err(error);
             }
             self.shared.answered(began.elapsed());
+            if self.shared.stopped.get() {
+                break;
+            }
         }
+        Ok(())
     }
 
     /// One operation, until it is answered.
@@ -129,6 +135,46 @@ impl Worker {
         );
         Ok(())
     }
+}
+
+/// Clients that gave up, or were given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Forsaken {
+    /// The group did not know them any more, or they could not ask it.
+    pub(super) sessions_lost: u64,
+    /// They never had an answer to their last operation.
+    pub(super) wedged: u64,
+}
+
+impl Forsaken {
+    pub(super) fn is_nobody(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Waits for all workers, which were told to stop, but no longer than until then.
+///
+/// # Panics
+/// When a worker has.
+pub(super) async fn end(
+    workers: Vec<JoinHandle<Result<(), CallError>>>,
+    give_up_at: Instant,
+) -> Forsaken {
+    let mut forsaken = Forsaken::default();
+    for mut worker in workers {
+        match timeout_at(give_up_at, &mut worker).await {
+            Ok(ended) => {
+                let is_lost = ended.expect("a worker does not panic").is_err();
+                forsaken.sessions_lost += u64::from(is_lost);
+            }
+            Err(_elapsed) => {
+                // One that had no answer until then has none: its operation is unknown.
+                worker.abort();
+                forsaken.wedged += 1;
+            }
+        }
+    }
+    forsaken
 }
 
 /// One call in so many is asked for once more at once.
@@ -211,6 +257,8 @@ pub(super) async fn read_back(client: &Client) -> Result<BTreeMap<Vec<u8>, Vec<u
 
 #[cfg(test)]
 mod tests {
+    use viewring_runtime::spawn;
+
     use super::*;
 
     /// Everything before operation `number` is acknowledged, and that has begun.
@@ -242,6 +290,26 @@ mod tests {
             history.acknowledge(number);
         }
         history
+    }
+
+    #[test]
+    fn clients_that_end_too_early_or_never_are_counted() {
+        viewring_runtime::block_on(async {
+            let mut workers = vec![spawn(std::future::ready(Ok(())))];
+            for error in [CallError::SessionLost, CallError::SessionEvicted] {
+                workers.push(spawn(std::future::ready(Err(error))));
+            }
+            workers.push(spawn(std::future::pending()));
+            workers.push(spawn(std::future::ready(Ok(()))));
+            let forsaken = end(workers, Instant::now() + Duration::from_millis(20)).await;
+            let expected = Forsaken {
+                sessions_lost: 2,
+                wedged: 1,
+            };
+            assert_eq!(forsaken, expected);
+            assert!(!forsaken.is_nobody() && Forsaken::default().is_nobody());
+        })
+        .expect("io_uring");
     }
 
     // Key 1 is put by 1, 17, 49, 65 and 81, got by 33, swapped by 97.

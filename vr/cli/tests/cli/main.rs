@@ -194,17 +194,15 @@ fn the_demo_survives_its_primary() {
         (200.0..3_000.0).contains(&number("unavailable_ms")),
         "{report}"
     );
-    assert_eq!(
-        (number("lost"), number("duplicated")),
-        (0.0, 0.0),
-        "{report}"
-    );
+    for fault in ["lost", "duplicated", "diverged", "sessions_lost", "wedged"] {
+        assert_eq!(number(fault), 0.0, "{fault}: {report}");
+    }
     let names = ["p50", "p90", "p99", "p999", "max"];
     let latencies = names.map(|name| report["latency_us"][name].as_f64().expect("a number"));
     assert!(latencies.is_sorted() && latencies[0] > 0.0, "{report}");
     assert_eq!(
         report.as_object().map(|fields| fields.len()),
-        Some(14),
+        Some(17),
         "{report}"
     );
 }
@@ -234,7 +232,9 @@ fn the_demo_survives_one_crash_after_another() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let report = ended.json();
     let number = |name: &str| report[name].as_u64();
-    assert_eq!((number("lost"), number("duplicated")), (Some(0), Some(0)));
+    for fault in ["lost", "duplicated", "diverged", "sessions_lost", "wedged"] {
+        assert_eq!(number(fault), Some(0), "{fault}: {report}");
+    }
     assert!(number("crashes") >= Some(1), "{report}");
     assert_eq!(number("recoveries"), number("crashes"), "{report}");
     assert!(number("longest_recovery_ms") > Some(0), "{report}");
