@@ -160,9 +160,9 @@ impl Faults {
         if random.chance(0.3) {
             return drawn;
         }
-        // Farther than timeouts are scaled for.
+        // Farther than timeouts are scaled for, by as much as the back-off makes good.
         let farther = random.chance(0.2);
-        let distance = farther.then(|| Duration::from_millis(random.between(300..=1_000)));
+        let distance = farther.then(|| Duration::from_millis(random.between(250..=400)));
         Self {
             bad_links: false,
             cuts: false,
