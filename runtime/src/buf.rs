@@ -139,6 +139,11 @@ impl BufPool {
         Poll::Pending
     }
 
+    /// Whether somebody waits for buffers.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.pool.waiting.is_empty()
+    }
+
     /// Stops waiting.
     pub(crate) fn leave(&self, place: &mut Place) {
         self.pool.waiting.leave(place);
@@ -375,6 +380,12 @@ impl SharedBuf {
         let mut buf = Buf::with_capacity(bytes.len());
         buf.put_slice(bytes);
         buf.share()
+    }
+
+    /// Whether dropping it can give a buffer back to no other pool.
+    pub(crate) fn is_of(&self, pool: &BufPool) -> bool {
+        let own = self.pool.as_ref();
+        own.is_none_or(|own| Rc::ptr_eq(own, &pool.pool))
     }
 
     /// The window `range` of this window, sharing the memory.

@@ -239,6 +239,10 @@ impl Inner {
         if self.spin.is_worth_it() && self.is_found() {
             return self.poll_reactor();
         }
+        // Who waits for a send buffer waits for sends, whose end ends no sleep.
+        if self.send_bufs.is_awaited() && !self.reactor.borrow_mut().is_idle() {
+            return self.poll_reactor();
+        }
         let wait = match self.timers.borrow().earliest() {
             Some(earliest) => Wait::Until(earliest + self.config.timer_slack),
             None => Wait::Forever,

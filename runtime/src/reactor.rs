@@ -61,6 +61,8 @@ pub enum Op {
         to: Option<SocketAddr>,
         /// The payload; held until the completion.
         payload: SharedBuf,
+        /// Nobody waits for its end, nor for the buffer: no sleep need end when it has.
+        unawaited: bool,
     },
     /// Receives datagrams until it ends: every completion but the final one has
     /// [`more`](Completion::more). One at a time per socket.

@@ -98,6 +98,7 @@ fn step(
             let to = (random.below(4) > 0).then(|| *random.one_of(addrs));
             let payload = SharedBuf::copy_from(&vec![7; random.below(100) as usize]);
             let send = Op::Send {
+                unawaited: false,
                 socket,
                 to,
                 payload,

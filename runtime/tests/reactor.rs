@@ -47,6 +47,7 @@ bodies! {
     ipv6_works_if_there_is_any
     what_is_in_hand_is_taken_without_waiting
     posts_are_limited_and_counted
+    a_received_payload_that_is_posted_comes_back
     too_long_a_payload_is_an_error
     a_payload_may_exceed_the_pooled_buffers
     options_out_of_range_are_errors
@@ -571,6 +572,23 @@ async fn posts_are_limited_and_counted() {
         (stats.posted, stats.post_failed, stats.post_refused),
         (4, 1, 1)
     );
+}
+
+async fn a_received_payload_that_is_posted_comes_back() {
+    let (a, nobody) = (socket(), socket());
+    let b = socket_with(&UdpOptions {
+        recv_buffers: 1,
+        ..UdpOptions::default()
+    });
+    send(&a, b"first", &b).await;
+    send(&a, b"second", &b).await;
+    let first = b.recv_datagram().await.expect("no error");
+    let posted = b.post_to(first.into_payload(), nobody.local_addr());
+    posted.expect("there is room");
+    // Nothing else happens that could end a sleep: the end of that send must.
+    let second = timeout(Duration::from_secs(5), b.recv_datagram()).await;
+    let second = second.expect("its buffer came back").expect("no error");
+    assert_eq!(second.payload(), b"second");
 }
 
 async fn too_long_a_payload_is_an_error() {

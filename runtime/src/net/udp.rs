@@ -300,6 +300,7 @@ impl UdpSocket {
                 socket: self.id,
                 to,
                 payload,
+                unawaited: false,
             },
         )
     }
@@ -319,10 +320,13 @@ impl UdpSocket {
         if self.runtime.is_closed() || !self.sender.admit() {
             return Err(payload);
         }
+        // Somebody may wait for a buffer of any other pool, such as one that this was received in.
+        let unawaited = payload.is_of(self.runtime.send_bufs());
         let op = Op::Send {
             socket: self.id,
             to: Some(to),
             payload,
+            unawaited,
         };
         let sink: Rc<Sender> = Rc::clone(&self.sender);
         self.runtime.post(op, sink);

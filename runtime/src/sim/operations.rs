@@ -74,6 +74,7 @@ impl Operations {
                 socket,
                 to,
                 payload,
+                unawaited: _,
             } => Held::Send {
                 socket,
                 to,

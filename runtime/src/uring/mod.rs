@@ -93,6 +93,8 @@ pub struct Uring {
     /// Random numbers that nobody was given yet.
     drawn: Vec<u64>,
     counters: Counters,
+    /// Sends of this turn for whose end nobody waits.
+    unawaited: u32,
 }
 
 #[derive(Default)]
@@ -147,6 +149,7 @@ impl Uring {
             early: Vec::new(),
             drawn: Vec::with_capacity(DRAWN_AT_ONCE),
             counters: Counters::default(),
+            unawaited: 0,
         })
     }
 
@@ -303,7 +306,7 @@ impl Uring {
 
     /// Gives sockets that are closing a chance to be closed: what ends them needs the kernel.
     fn finish_closing(&mut self) -> io::Result<()> {
-        self.ring.enter(false)?;
+        self.ring.enter(0)?;
         let mut early = mem::take(&mut self.early);
         self.dispatch_reaped(&mut early);
         self.early = early;
@@ -332,7 +335,7 @@ impl Uring {
     fn turn_while(&mut self, bound: Instant, is_awaited: impl Fn(&mut Self) -> bool) {
         while is_awaited(self) {
             self.arm_timer(bound);
-            if self.ring.enter(true).is_err() {
+            if self.ring.enter(1).is_err() {
                 return;
             }
             let mut dropped = Vec::new();
@@ -448,7 +451,11 @@ impl Reactor for Uring {
                 socket,
                 to,
                 payload,
-            } => self.start_send(key, socket, to, payload),
+                unawaited,
+            } => {
+                self.unawaited += u32::from(unawaited);
+                self.start_send(key, socket, to, payload)
+            }
             Op::ReceiveMany { socket } => self.start_receive(key, socket),
             Op::ShutdownSignal => self.start_signal(key),
             Op::WriteSync { file, offset, data } => {
@@ -504,7 +511,17 @@ impl Reactor for Uring {
                 self.arm_timer(deadline);
             }
         }
-        self.ring.enter(sleep)?;
+        // A datagram leaves while its entry is consumed, as a rule, and then its completion is there
+        // before the sleep begins: without this it would end that sleep, once in every turn. A send
+        // that is left waiting, for room in the socket's buffer, delays what comes behind it for
+        // this one sleep; the next one does not count it.
+        let unawaited = mem::take(&mut self.unawaited);
+        let expected = if self.sockets.is_closing() {
+            0 // the last one of a socket closes it
+        } else {
+            unawaited
+        };
+        self.ring.enter(if sleep { 1 + expected } else { 0 })?;
         self.dispatch_reaped(completions);
         Ok(())
     }

@@ -141,17 +141,18 @@ impl Ring {
         self.backlog.is_empty() && self.ring.submission().is_empty()
     }
 
-    /// Submits everything and runs what the kernel deferred to us; with `sleep`, until there is a
-    /// completion.
-    pub(super) fn enter(&mut self, sleep: bool) -> io::Result<()> {
+    /// Submits everything and runs what the kernel deferred to us; sleeps until there are `want`
+    /// completions.
+    pub(super) fn enter(&mut self, want: u32) -> io::Result<()> {
         self.move_backlog();
         let queue = self.ring.submission();
         let to_submit = queue.len() as u32;
         self.overflows += u64::from(queue.cq_overflow());
         drop(queue);
         // Entries left in the backlog, and completions left in the queue, forbid to sleep.
-        let sleep = sleep && self.backlog.is_empty() && self.ring.completion().is_empty();
-        self.enter_with(to_submit, u32::from(sleep), EnterFlags::GETEVENTS)
+        let may_sleep = self.backlog.is_empty() && self.ring.completion().is_empty();
+        let want = if may_sleep { want } else { 0 };
+        self.enter_with(to_submit, want, EnterFlags::GETEVENTS)
     }
 
     fn submit(&mut self) -> io::Result<()> {
@@ -230,7 +231,7 @@ mod tests {
         assert!(!ring.is_idle() && !ring.is_submitted());
         let mut reaped = Vec::new();
         for _ in 0..12 {
-            ring.enter(true).expect("entered");
+            ring.enter(1).expect("entered");
             ring.reap(&mut reaped);
             if ring.is_submitted() {
                 break;

@@ -93,7 +93,7 @@ mod tests {
             );
             let mut reaped: Vec<cqueue::Entry> = Vec::new();
             while reaped.is_empty() {
-                ring.enter(true).expect("entered");
+                ring.enter(1).expect("entered");
                 ring.reap(&mut reaped);
             }
             let fired = UserData::decode(reaped[0].user_data());

@@ -1,0 +1,63 @@
+//! Sends that are posted and forgotten: they cost no turn of their own, and hold up nobody.
+
+use std::net::{SocketAddr, UdpSocket as StdSocket};
+use std::thread;
+use std::time::Duration;
+
+use viewring_runtime::net::UdpSocket;
+use viewring_runtime::time::timeout;
+use viewring_runtime::{Config, Runtime, Uring, metrics};
+
+fn localhost() -> SocketAddr {
+    "127.0.0.1:0".parse().expect("an address")
+}
+
+#[test]
+fn a_question_that_is_posted_and_its_answer_are_one_enter() {
+    const ROUNDS: u64 = 200;
+    let peer = StdSocket::bind(localhost()).expect("a socket");
+    let to = peer.local_addr().expect("its address");
+    let echo = thread::spawn(move || {
+        let mut buf = [0; 16];
+        for _ in 0..ROUNDS {
+            let (len, from) = peer.recv_from(&mut buf).expect("received");
+            // The one who asks is asleep by then.
+            thread::sleep(Duration::from_micros(200));
+            peer.send_to(&buf[..len], from).expect("sent");
+        }
+    });
+    let runtime = Runtime::new(Uring::new().expect("a ring"), Config::default());
+    runtime.block_on(async {
+        let socket = UdpSocket::bind(localhost()).expect("a socket");
+        let before = metrics().reactor("enters");
+        for round in 0..ROUNDS {
+            let mut question = socket.take_buf(8).expect("a buffer");
+            question.put_slice(&round.to_le_bytes());
+            socket.post_to(question.share(), to).expect("there is room");
+            let answer = socket.recv_datagram().await.expect("no error");
+            assert_eq!(answer.payload(), round.to_le_bytes());
+        }
+        let enters = metrics().reactor("enters") - before;
+        assert!(enters <= ROUNDS + ROUNDS / 10, "{enters} enters");
+    });
+    echo.join().expect("it answered");
+}
+
+#[test]
+fn who_waits_for_a_send_buffer_gets_it_from_a_post() {
+    let config = Config {
+        send_buffers: 1,
+        ..Config::default()
+    };
+    Runtime::new(Uring::new().expect("a ring"), config).block_on(async {
+        let socket = UdpSocket::bind(localhost()).expect("a socket");
+        let nobody = UdpSocket::bind(localhost()).expect("a socket").local_addr();
+        for _ in 0..10 {
+            let mut only = socket.take_buf(8).expect("a buffer");
+            only.put_slice(b"posted");
+            socket.post_to(only.share(), nobody).expect("there is room");
+            let sent = timeout(Duration::from_secs(5), socket.send_to(b"awaited", nobody)).await;
+            sent.expect("its buffer came back").expect("no error");
+        }
+    });
+}
