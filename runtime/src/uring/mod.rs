@@ -511,10 +511,10 @@ impl Reactor for Uring {
                 self.arm_timer(deadline);
             }
         }
-        // A datagram leaves while its entry is consumed, as a rule, and then its completion is there
-        // before the sleep begins: without this it would end that sleep, once in every turn. A send
-        // that is left waiting, for room in the socket's buffer, delays what comes behind it for
-        // this one sleep; the next one does not count it.
+        // A datagram leaves while its entry is consumed, as a rule, and then its completion is
+        // there before the sleep begins: without this it would end that sleep, once in every turn.
+        // A send that is left waiting, for room in the socket's buffer, delays what comes behind it
+        // for this one sleep; the next one does not count it.
         let unawaited = mem::take(&mut self.unawaited);
         let expected = if self.sockets.is_closing() {
             0 // the last one of a socket closes it

@@ -175,6 +175,9 @@ pub struct Options {
     /// For how many microseconds a backup promises to stay, whenever it answers a round; zero: it
     /// promises nothing. Whoever owns the clock keeps the time.
     pub lease_us: u32,
+    /// A primary asks f backups, and tells the others a little later, together: see
+    /// [`tell_others`](crate::Replica::tell_others), which must then be called.
+    pub thrifty: bool,
 }
 
 impl Default for Options {
@@ -190,6 +193,7 @@ impl Default for Options {
             transfer_budget_bytes: 1024 * 1024,
             max_reads: 8192,
             lease_us: 0,
+            thrifty: false,
         }
     }
 }

@@ -309,6 +309,12 @@ impl Log {
         page
     }
 
+    /// How many bytes the entries after `after` take, up to `last`.
+    pub(crate) fn bytes(&self, after: OpNumber, last: OpNumber) -> usize {
+        let ops = (after.0..last.0).map(|op| OpNumber(op).next());
+        ops.filter_map(|op| self.get(op)).map(Entry::size).sum()
+    }
+
     /// The headers from `commit` to the end.
     pub(crate) fn tail(&self, commit: OpNumber) -> Tail {
         let mut headers = Vec::new();

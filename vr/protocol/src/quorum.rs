@@ -32,6 +32,16 @@ impl ReplicaSet {
         self.0 & 1_u8.checked_shl(u32::from(id.0)).unwrap_or(0) != 0
     }
 
+    /// The first `count` replicas; at least one, at most eight.
+    pub(crate) fn first(count: u8) -> Self {
+        Self(u8::MAX >> (8 - count))
+    }
+
+    /// Those who are not in `other`.
+    pub(crate) fn minus(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// How many there are.
     pub fn len(self) -> u8 {
         u8::try_from(self.0.count_ones()).expect("at most eight")
@@ -155,6 +165,10 @@ mod tests {
         let mut set = ReplicaSet::EMPTY;
         assert!(set.insert(ReplicaId(2)) && !set.insert(ReplicaId(2)));
         assert!(!set.insert(ReplicaId(200)));
+        assert_eq!(
+            ReplicaSet::first(3).minus(set),
+            [0, 1].map(ReplicaId).into_iter().collect()
+        );
         assert_eq!((set.len(), set.contains(ReplicaId(2))), (1, true));
     }
 

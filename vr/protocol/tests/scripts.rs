@@ -6,7 +6,7 @@
 //!
 //! | command | meaning |
 //! |---|---|
-//! | `group N [window=W] [page=BYTES] [interval=OPS] [lease=US]` | N founding members of view 0 |
+//! | `group N [KNOB=VALUE …]` | N founding members of view 0; see `Stage::group` for the knobs |
 //! | `register C R` / `request C NUMBER BODY R` | client C asks replica R |
 //! | `read C NUMBER CONSISTENCY R` | client C reads at replica R |
 //! | `lease R on`, `lease R off` | whether the promises to R hold by its clock |
@@ -217,6 +217,7 @@ impl Stage {
         let mut options = Options::default();
         for knob in knobs {
             match knob.split_once('=').expect("name=value") {
+                ("thrifty", value) => options.thrifty = value.parse().expect("true or false"),
                 ("window", value) => options.window = value.parse().expect("a number"),
                 ("lease", value) => options.lease_us = value.parse().expect("a number"),
                 ("page", value) => options.page_budget_bytes = value.parse().expect("a number"),
@@ -378,6 +379,7 @@ impl Stage {
             "resend_view_change" => replica.resend_view_change(&mut effects),
             "give_up_view" => replica.give_up_view(&mut effects),
             "renew_round" => replica.renew_round(),
+            "tell_others" => replica.tell_others(&mut effects),
             "resend_get_state" => replica.resend_get_state(&mut effects),
             "begin_recovery" => replica.begin_recovery(&mut effects),
             "announce" => replica.announce(&mut effects),

@@ -51,8 +51,12 @@ const MAX_DOUBLINGS: u32 = 8;
 impl<S: StateMachine> Node<S> {
     /// Until when the replica may wait for messages.
     pub(super) fn busy_at(&self) -> Instant {
-        let due_at = self.background.due_at;
-        due_at.map_or(self.upkeep_at, |due_at| due_at.min(self.upkeep_at))
+        let tell_at = self.kept_back.map(|(_, until)| until);
+        let others = [self.background.due_at, tell_at];
+        others
+            .into_iter()
+            .flatten()
+            .fold(self.upkeep_at, Instant::min)
     }
 
     /// Freezes the state, if it was ordered: before anything else is executed.

@@ -201,6 +201,7 @@ impl NodeConfig {
             max_body_bytes: self.max_operation_bytes,
             max_reads: self.max_reads,
             lease_us: self.lease.map_or(0, |lease| lease.promise_us()),
+            thrifty: true,
             checkpoint_interval: self.checkpoints.interval,
             checkpoint_bytes: self.checkpoints.interval_bytes,
             checkpoint_keep: self.checkpoints.keep,

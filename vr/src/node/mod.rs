@@ -36,8 +36,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use viewring_protocol::{
-    Answerable, Checkpoint, ClientId, Durable, Effect, Effects, Entry, Kind, Message, Progress,
-    Read, ReadConsistency, Record, Replica, ReplicaId, Reply, Role, View, wire,
+    Answerable, Checkpoint, ClientId, Durable, Effect, Effects, Entry, Kind, Message, OpNumber,
+    Progress, Read, ReadConsistency, Record, Replica, ReplicaId, Reply, Role, View, wire,
 };
 use viewring_runtime::random;
 use viewring_runtime::time::{Instant, timeout_at};
@@ -100,6 +100,9 @@ pub struct Node<S> {
     committed_at: Instant,
     /// Primary: everything was committed when the last turn ended.
     is_idle: bool,
+    /// Primary: the first entry that is kept back from some, and when they will have waited for
+    /// long enough.
+    kept_back: Option<(OpNumber, Instant)>,
     /// None: leases are off.
     lease: Option<Lease>,
     observer: Option<Box<dyn Observer>>,
@@ -207,6 +210,7 @@ impl<S: StateMachine> Node<S> {
             quorum_heard_at: now,
             committed_at: now,
             is_idle: true,
+            kept_back: None,
             lease: config.lease.map(Lease::new),
             observer: None,
             happenings: Happenings::new(),
@@ -330,32 +334,17 @@ impl<S: StateMachine> Node<S> {
             progress |= self.take_walk_ins(walk_in);
         }
         // Asked of the clock: while messages never cease, no timeout of the wait expires.
-        if Instant::now() >= self.upkeep_at {
+        let now = Instant::now();
+        if now >= self.upkeep_at {
             progress |= self.keep_up();
         }
+        progress |= self.tell_others(now);
         progress |= self.finish_turn();
         self.transferred |= progress.contains(Progress::TRANSFERRED);
         if self.core.role() == Role::Primary {
             self.move_deadlines(progress);
         }
         Ok(progress)
-    }
-
-    /// Moves a primary's deadlines, if what they wait for has happened.
-    fn move_deadlines(&mut self, progress: Progress) {
-        let begins = self.is_idle && progress.contains(Progress::PREPARED);
-        self.is_idle = self.core.commit() == self.core.op();
-        let moves = Progress::HEARD_QUORUM | Progress::COMMITTED;
-        if !begins && !progress.intersects(moves) {
-            return;
-        }
-        let now = Instant::now();
-        if progress.contains(Progress::HEARD_QUORUM) {
-            self.quorum_heard_at = now;
-        }
-        if begins || progress.contains(Progress::COMMITTED) {
-            self.committed_at = now;
-        }
     }
 
     /// Waits until something has come, at either door.
@@ -507,6 +496,7 @@ impl<S: StateMachine> Node<S> {
             }
         }
         self.endpoint.flush();
+        self.look_at_kept_back();
         self.happenings.look_at(&self.core);
         if let Some(observer) = &mut self.observer {
             observer.turned(&self.core, &self.endpoint);

@@ -6,12 +6,18 @@
 //! does not matter which of the three is the longest.
 
 use std::io;
+use std::time::Duration;
 
 use viewring_protocol::{Progress, Replica, Role};
 use viewring_runtime::time::{Instant, timeout, timeout_at};
 
 use super::Node;
 use crate::state_machine::StateMachine;
+
+/// For so long a Prepare is kept back from those who are not asked first. Short against every
+/// timeout, long against a round trip within a building: where replicas are farther apart, all are
+/// asked nearly at once.
+const KEEP_BACK_FOR: Duration = Duration::from_millis(1);
 
 impl<S: StateMachine> Node<S> {
     /// Leads, until it is not the primary of its view any more.
@@ -65,6 +71,39 @@ impl<S: StateMachine> Node<S> {
                     }
                 }
             }
+        }
+    }
+
+    /// Moves a primary's deadlines, if what they wait for has happened.
+    pub(super) fn move_deadlines(&mut self, progress: Progress) {
+        let begins = self.is_idle && progress.contains(Progress::PREPARED);
+        self.is_idle = self.core.commit() == self.core.op();
+        let moves = Progress::HEARD_QUORUM | Progress::COMMITTED;
+        if !begins && !progress.intersects(moves) {
+            return;
+        }
+        let now = Instant::now();
+        if progress.contains(Progress::HEARD_QUORUM) {
+            self.quorum_heard_at = now;
+        }
+        if begins || progress.contains(Progress::COMMITTED) {
+            self.committed_at = now;
+        }
+    }
+
+    /// When something begins to be kept back from some of the backups, they begin to wait.
+    pub(super) fn look_at_kept_back(&mut self) {
+        let first = self.core.first_kept_back();
+        if first != self.kept_back.map(|(first, _)| first) {
+            self.kept_back = first.map(|first| (first, Instant::now() + KEEP_BACK_FOR));
+        }
+    }
+
+    /// Tells them, once they have waited for long enough.
+    pub(super) fn tell_others(&mut self, now: Instant) -> Progress {
+        match self.kept_back {
+            Some((_, until)) if now >= until => self.core.tell_others(&mut self.effects),
+            _ => Progress::NONE,
         }
     }
 }

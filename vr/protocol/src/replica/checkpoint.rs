@@ -11,6 +11,7 @@
 //! newest, one that is being written, one that is being fetched from us, one that we fetch.
 
 use super::Replica;
+use super::preparing::Prepared;
 use super::state_transfer::Transfer;
 use crate::bug::Bug;
 use crate::checkpoint::{Checkpoint, Draft, Restore};
@@ -257,7 +258,7 @@ impl Replica {
         self.applied = summary.op;
         self.commit = self.commit.max(summary.op);
         self.commit_heard = self.commit_heard.max(summary.op);
-        self.prepared = self.prepared.max(summary.op).min(self.log.op());
+        self.prepared = Prepared::begin(self.prepared.up_to.max(summary.op).min(self.log.op()));
         self.durable = self.durable.min(self.log.op());
         let kept = &mut self.checkpoints;
         (kept.operations, kept.bytes, kept.grown) = (0, 0, 0);

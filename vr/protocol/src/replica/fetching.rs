@@ -10,6 +10,7 @@
 //! A new primary that must fetch a checkpoint is far behind: others could lead sooner. It votes
 //! for the next view, and fetches on: if nobody else can be primary, it will be.
 
+use super::preparing::Prepared;
 use super::state_transfer::{Front, Purpose, Stage, Transfer};
 use super::{Replica, Role};
 use crate::bug::Bug;
@@ -307,7 +308,7 @@ impl Replica {
     fn drop_tail(&mut self, mut transfer: Transfer, effects: &mut Effects) -> Progress {
         let op = self.begin_behind_fetched();
         self.log.replace_above(op, Vec::new());
-        (self.persisted, self.prepared) = (op, op);
+        (self.persisted, self.prepared) = (op, Prepared::begin(op));
         self.durable = self.durable.min(op);
         self.acks = Acks::default();
         self.in_flight = self.flying();

@@ -5,6 +5,7 @@ mod checkpoint;
 mod fetching;
 mod formation;
 mod normal;
+mod preparing;
 mod reads;
 mod recovery;
 mod serving;
@@ -37,6 +38,7 @@ use busy::Busy;
 use checkpoint::Checkpoints;
 use fetching::Fetching;
 use formation::Formation;
+use preparing::Prepared;
 use reads::Reads;
 use recovery::Asking;
 use serving::Serving;
@@ -53,6 +55,7 @@ use view_change::Brought;
 /// | timeout | of | meaning |
 /// |---|---|---|
 /// | [`resend_prepares`](Self::resend_prepares) | primary | nothing was committed for a while |
+/// | [`tell_others`](Self::tell_others) | primary | something [is kept back](Self::keeps_back) |
 /// | [`heartbeat`](Self::heartbeat) | primary | nothing was prepared for a while |
 /// | [`abdicate`](Self::abdicate) | primary | no quorum was heard for a long while |
 /// | [`suspect_primary`](Self::suspect_primary) | backup | the primary was silent |
@@ -92,8 +95,7 @@ pub struct Replica {
     /// A log was installed and the journal was not told.
     persist_due: bool,
 
-    /// Primary: up to where Prepares were emitted.
-    prepared: OpNumber,
+    prepared: Prepared,
     acks: Acks,
     busy: Busy,
     /// Who has answered since a quorum was last heard.
@@ -166,7 +168,7 @@ impl Replica {
             durable: OpNumber::ZERO,
             persisted: OpNumber::ZERO,
             persist_due: false,
-            prepared: OpNumber::ZERO,
+            prepared: Prepared::default(),
             acks: Acks::default(),
             busy: Busy::default(),
             heard: ReplicaSet::EMPTY,
@@ -300,7 +302,7 @@ impl Replica {
             Message::GetCheckpoint(get) => self.on_get_checkpoint(from, get, effects),
             Message::CheckpointChunk(chunk) => self.on_checkpoint_chunk(from, chunk, effects),
             Message::Round(round) => self.on_round(from, round, effects),
-            Message::RoundOk(ok) => self.on_round_ok(from, ok),
+            Message::RoundOk(ok) => self.on_round_ok(from, ok, effects),
             Message::Recovery(recovery) => self.on_recovery(from, recovery, effects),
             Message::RecoveryResponse(_) => self.ignore(Ignored::StaleNonce),
             Message::Request(_) | Message::Reply(_) | Message::Hello(_) => {
@@ -527,7 +529,7 @@ impl Replica {
         self.durable = OpNumber::ZERO;
         self.persisted = self.persisted.min(common).max(self.log.base());
         self.persist_due = true;
-        self.prepared = self.log.op();
+        self.prepared = Prepared::begin(self.log.op());
         self.acks = Acks::default();
         self.busy = Busy::default();
         self.heard = ReplicaSet::EMPTY;
@@ -575,7 +577,7 @@ impl Replica {
             "a log is of a view that was joined"
         );
         assert!(self.durable <= self.persisted && self.persisted <= op);
-        assert!(self.prepared <= op);
+        self.prepared.invariants(op);
         assert!(
             self.acks.of(self.id) <= self.durable,
             "we count our copy once it is durable"

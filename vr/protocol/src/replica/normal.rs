@@ -1,11 +1,12 @@
 //! Normal operation (VRR §4.1).
 
+use super::preparing::Prepared;
 use super::{Replica, Role, Status};
 use crate::bug::Bug;
 use crate::client_table::{RETURN_ADDRESS_BYTES_MAX, Seen};
 use crate::counters::Ignored;
 use crate::effects::{Effects, Progress};
-use crate::ids::{OpNumber, ReplicaId, View};
+use crate::ids::{ReplicaId, View};
 use crate::log::{Entry, Kind, is_chained};
 use crate::message::{Commit, Message, Outcome, Prepare, PrepareOk, Request};
 use crate::quorum::ReplicaSet;
@@ -67,40 +68,6 @@ impl Replica {
         self.log.append(entry);
     }
 
-    /// VRR §4.1, step 3: one Prepare for all entries since the last flush, within the budget.
-    pub(super) fn flush_prepares(&mut self, effects: &mut Effects) -> Progress {
-        if self.abdicating || self.prepared == self.log.op() {
-            return Progress::NONE;
-        }
-        let after = self.prepared;
-        self.prepared = self.log.op();
-        self.emit_prepares(after, self.prepared, effects)
-    }
-
-    fn emit_prepares(
-        &mut self,
-        after: OpNumber,
-        last: OpNumber,
-        effects: &mut Effects,
-    ) -> Progress {
-        let budget = self.options.prepare_budget_bytes;
-        let (view, root, commit) = (self.view, self.root(), self.commit);
-        let mut after = after;
-        let mut progress = Progress::NONE;
-        while after < last {
-            let entries = self.log.page(after, last, budget);
-            after = entries.last().expect("a page of a non-empty range").op();
-            effects.broadcast(Message::Prepare(Prepare {
-                view,
-                root,
-                entries,
-                commit,
-            }));
-            progress = Progress::PREPARED;
-        }
-        progress
-    }
-
     /// VRR §4.1, step 5: count the backups that hold an entry; each of them once.
     pub(super) fn on_prepare_ok(
         &mut self,
@@ -132,7 +99,14 @@ impl Replica {
         if !is_cut_off {
             self.acks.acknowledge(holder, ok.op);
         }
-        self.advance_commit(effects) | self.hear_backup(from)
+        let before = self.commit;
+        let progress = self.advance_commit(effects);
+        if self.commit > before {
+            let answered = |&id: &ReplicaId| self.acks.of(id) >= self.commit;
+            let nearest = self.others().iter().filter(answered).collect();
+            self.prefer(nearest, effects);
+        }
+        progress | self.hear_backup(from)
     }
 
     /// A backup answers: it is normal in our view, or fetches the log of it.
@@ -163,28 +137,6 @@ impl Replica {
         );
         self.busy.committed(committed.distance_from(self.commit));
         self.raise_commit(committed, effects)
-    }
-
-    /// A timeout: nothing was committed for a while. Prepares all that is uncommitted again;
-    /// lost messages of the normal case are not re-sent in the paper.
-    pub fn resend_prepares(&mut self, effects: &mut Effects) -> Progress {
-        self.invariants();
-        if self.role() != Role::Primary || self.abdicating {
-            return self.ignore(Ignored::WrongRole);
-        }
-        if self.has(Bug::NoResendOfPrepares) {
-            return Progress::NONE;
-        }
-        // A page of them, not all: once these are committed so is the time for the next. A full
-        // window of long entries would drown the very backups that lag.
-        let after = self.commit.min(self.prepared);
-        let page = self
-            .log
-            .page(after, self.prepared, self.options.page_budget_bytes);
-        let last = page.last().map_or(after, Entry::op);
-        let progress = self.emit_prepares(after, last, effects);
-        self.invariants();
-        progress
     }
 
     /// VRR §4.1, step 6. A timeout: nothing was prepared for a while.
@@ -292,7 +244,7 @@ impl Replica {
         self.log.replace_above(self.commit, alloc::vec::Vec::new());
         self.durable = self.durable.min(self.commit);
         self.persisted = self.durable;
-        self.prepared = self.prepared.min(self.commit);
+        self.prepared = Prepared::begin(self.prepared.up_to.min(self.commit));
         self.acks = crate::quorum::Acks::default();
         self.in_flight = self.flying();
     }

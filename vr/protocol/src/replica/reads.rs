@@ -14,10 +14,10 @@
 //! and serves all reads that came before it; with a Prepare, in whose datagram it costs little, the
 //! next one goes at once. Lost rounds are not repeated: a fresh one is begun.
 //!
-//! A round that leaves alone is sent to f backups only, those that were the first to answer the one
-//! before: more answers confirm nothing more, and each costs two datagrams and a replica's sleep.
-//! If they keep silent, or take long, the periodic timeout asks everybody. With leases all are
-//! asked, since all promises count.
+//! A round is sent to f backups only, those that were the first to answer before: more answers
+//! confirm nothing more, and each costs two datagrams and a replica's sleep. If they keep silent,
+//! or take long, the periodic timeout asks everybody. With leases all are asked, since all promises
+//! count.
 //!
 //! A *lease* is a round whose answers promise something: to take part in no other view for a while.
 //! The core knows no clock. The caller notes when a round begins ([`Replica::round`]), learns what
@@ -73,9 +73,6 @@ pub(super) struct Reads {
     earlier: RoundNumber,
     /// Up to which round each replica has answered in this view, as distances from `earlier`.
     answered: Acks,
-    /// The f backups that were the first to answer the latest round that was confirmed in this
-    /// view; nobody before there is one.
-    nearest: ReplicaSet,
     /// What each backup promised with its latest answer.
     promised_us: [u32; Configuration::MAX_REPLICAS as usize],
     /// The last entry with which our view began.
@@ -116,7 +113,6 @@ impl Reads {
             ride: first,
             earlier: first,
             answered: Acks::default(),
-            nearest: ReplicaSet::EMPTY,
             promised_us: Default::default(),
             inherited: OpNumber::ZERO,
             waiting: VecDeque::new(),
@@ -135,7 +131,6 @@ impl Reads {
     pub(super) fn leave_view(&mut self, applied: OpNumber) {
         self.earlier = self.round;
         self.answered = Acks::default();
-        self.nearest = ReplicaSet::EMPTY;
         self.promised_us = Default::default();
         self.heard = None;
         self.round_due = false;
@@ -307,22 +302,20 @@ impl Replica {
         }
         // Whoever is asked has work. The others are asked when these are silent, when their
         // promises are wanted, too, and when a datagram goes to them anyway.
-        let all = rides || self.reads.round_due || self.options.lease_us > 0;
-        let nearest = self.reads.nearest;
-        let is_enough = nearest.len() == self.group.failures();
+        let prepared_to_all = rides && !self.options.thrifty;
+        let all = prepared_to_all || self.reads.round_due || self.options.lease_us > 0;
+        let to = if all {
+            self.others()
+        } else {
+            self.asked_first()
+        };
         self.begin_round();
         if rides {
             self.reads.ride = self.reads.round;
         }
         let (view, root, number) = (self.view, self.root(), self.reads.round);
         let round = Round { view, root, number };
-        if is_enough && !all {
-            for id in nearest.iter() {
-                effects.send(id, Message::Round(round));
-            }
-        } else if self.group.failures() > 0 {
-            effects.broadcast(Message::Round(round));
-        }
+        self.emit(to, &Message::Round(round), effects);
         self.confirm_reads();
         Progress::NONE
     }
@@ -357,7 +350,12 @@ impl Replica {
     }
 
     /// A backup has heard a round, and is normal in our view.
-    pub(super) fn on_round_ok(&mut self, from: ReplicaId, ok: RoundOk) -> Progress {
+    pub(super) fn on_round_ok(
+        &mut self,
+        from: ReplicaId,
+        ok: RoundOk,
+        effects: &mut Effects,
+    ) -> Progress {
         let RoundOk {
             view,
             number,
@@ -378,7 +376,7 @@ impl Replica {
             self.reads.promised_us[from.index()] = promise_us;
         }
         if !was_confirmed && self.reads.confirmed(quorum) == self.reads.round {
-            self.reads.nearest = self.reads.who_answered(self.id);
+            self.prefer(self.reads.who_answered(self.id), effects);
         }
         self.confirm_reads();
         self.hear_backup(from)

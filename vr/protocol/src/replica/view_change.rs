@@ -4,6 +4,7 @@
 //! disturb those that hear each other. Until then it serves its view. Once a quorum has voted,
 //! one member of it joining is enough to take everyone along.
 
+use super::preparing::Prepared;
 use super::state_transfer::Front;
 use super::{Replica, Role, Status};
 use crate::bug::Bug;
@@ -188,6 +189,7 @@ impl Replica {
         self.ack_due = false;
         self.abdicating = false;
         self.late = ReplicaSet::EMPTY;
+        self.prepared = Prepared::begin(self.prepared.up_to);
         self.reads.leave_view(self.applied);
         self.asked_by.clear();
         self.remember_due = !self.has(Bug::ViewNotRemembered);

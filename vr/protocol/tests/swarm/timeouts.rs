@@ -5,6 +5,7 @@ use viewring_protocol::{Effects, Progress, Replica, Role};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timeout {
     ResendPrepares,
+    TellOthers,
     Heartbeat,
     Abdicate,
     SuspectPrimary,
@@ -22,8 +23,9 @@ pub(crate) const SILENCE: u64 = 40;
 /// A view that has not started is given up after so long.
 pub(crate) const GIVE_UP: u64 = 100;
 
-pub(crate) const TIMEOUTS: [(Timeout, u64); 11] = [
+pub(crate) const TIMEOUTS: [(Timeout, u64); 12] = [
     (Timeout::ResendPrepares, 12),
+    (Timeout::TellOthers, 3),
     (Timeout::Heartbeat, 8),
     (Timeout::Abdicate, 60),
     (Timeout::SuspectPrimary, SILENCE),
@@ -38,7 +40,8 @@ pub(crate) const TIMEOUTS: [(Timeout, u64); 11] = [
 
 pub(crate) fn applies(timeout: Timeout, role: Role) -> bool {
     match timeout {
-        Timeout::ResendPrepares | Timeout::Heartbeat | Timeout::Abdicate => role == Role::Primary,
+        Timeout::ResendPrepares | Timeout::TellOthers => role == Role::Primary,
+        Timeout::Heartbeat | Timeout::Abdicate => role == Role::Primary,
         Timeout::SuspectPrimary => role == Role::Backup,
         Timeout::ResendViewChange => role == Role::ViewChange,
         Timeout::GiveUpView => matches!(role, Role::ViewChange | Role::CatchingUp),
@@ -63,13 +66,15 @@ pub(crate) fn restarts(timeout: Timeout) -> Progress {
             Timeout::GiveUpView => Progress::TRANSFERRED,
             Timeout::ResendGetState | Timeout::BeginRecovery => Progress::TRANSFERRED,
             Timeout::ResendViewChange | Timeout::ExpireVotes => Progress::NONE,
-            Timeout::Announce | Timeout::Refill => Progress::NONE,
+            Timeout::Announce | Timeout::Refill | Timeout::TellOthers => Progress::NONE,
         }
 }
 
 pub(crate) fn expire(replica: &mut Replica, timeout: Timeout, effects: &mut Effects) -> Progress {
     match timeout {
         Timeout::ResendPrepares => replica.resend_prepares(effects),
+        Timeout::TellOthers if replica.first_kept_back().is_none() => Progress::NONE,
+        Timeout::TellOthers => replica.tell_others(effects),
         Timeout::Heartbeat => replica.heartbeat(effects),
         Timeout::Abdicate => replica.abdicate(effects),
         Timeout::SuspectPrimary => replica.suspect_primary(effects),

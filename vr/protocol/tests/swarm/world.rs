@@ -127,6 +127,7 @@ impl World {
             checkpoint_bytes: chance.pick(&[1_000, 1 << 20]),
             checkpoint_keep: chance.pick(&[0, 2, 20]),
             transfer_budget_bytes: chance.pick(&[1, 200, 1 << 20]),
+            thrifty: seed.is_multiple_of(2),
             ..Options::default()
         };
         let faults = Faults::draw(seed, &mut chance);
