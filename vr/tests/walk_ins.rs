@@ -60,13 +60,14 @@ fn start_clients(cluster: &mut Cluster) -> Rc<RefCell<Seen>> {
         cluster.start_walk_in(move |mut client| async move {
             for expected in 1..=CALLS {
                 let asked = Instant::now();
-                let answer = client.call(&client_number.to_le_bytes()).await;
+                let operation = client_number.to_le_bytes();
+                let answer = client.call(&operation).await;
                 let answer = answer.expect("the socket is well");
                 assert_eq!(answer.result, expected.to_le_bytes(), "lost, or twice");
                 let (id, number) = (client.id(), client.number());
                 checker
                     .borrow_mut()
-                    .acknowledged((id, 0), number, &answer.result);
+                    .acknowledged((id, 0), number, &operation, &answer.result);
                 seen.borrow_mut().answered(Instant::now() - asked);
                 sleep(Duration::from_micros(100)).await;
             }

@@ -503,7 +503,7 @@ fn cut_off(cluster: &mut Cluster, id: ReplicaId) {
 }
 
 /// A link between places that are far apart: slow, and otherwise good.
-fn far(distance: Duration) -> Link {
+pub(super) fn far(distance: Duration) -> Link {
     Link {
         delay: Delay {
             min: distance,

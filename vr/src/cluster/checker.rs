@@ -25,14 +25,15 @@
 //! | equal state machines after equally many operations | `stage.rs`: `Copies` |
 //! | equal checkpoints after equally many operations | `checkpointed` |
 //! | what was cut off is committed, and a checkpoint stands for it | `check_base` |
-//! | a request is executed once, all its replies are the same | `applied`, `sent.rs`: `reply` |
+//! | a request is executed once, all its replies are the same | `answers.rs`, `sent.rs`: `reply` |
 //! | all execute an entry, or none does | `check_alike` |
 //! | who is told that a session has ended, or never was, is told the truth | `sent.rs`: `reply` |
 //! | clients and their kept results stay within their bounds | `check_table` |
-//! | no reply for what is not committed | `acknowledged` |
+//! | no reply for what is not committed, nor for what was not asked | `answers.rs` |
 //! | a read shows what was committed, and, unless it is local, all acknowledged | `reads.rs` |
 //! | what clients were told is linearizable | `history.rs`, `linearizability.rs` |
 //! | a healed group answers, agrees, and keeps its view | `stage.rs`: `finish` |
+//! | no view ends in vain, none takes too long, no entry is missed in vain | `plots/` |
 //!
 //! What is committed, held and acknowledged is remembered over restarts: it binds later lives.
 //!
@@ -50,6 +51,7 @@ use viewring_protocol::{
 use super::reads::Versions;
 use super::sometimes::{Mark, Marks};
 
+mod answers;
 mod noticed;
 
 /// The memory.
@@ -60,6 +62,8 @@ pub struct Checker {
     pub(super) committed: Vec<(Checksum, View)>,
     /// A hash of the result of each operation, by op-number.
     pub(super) results: BTreeMap<OpNumber, u64>,
+    /// A hash of what each operation was to do.
+    bodies: BTreeMap<OpNumber, u64>,
     /// The digest of each checkpoint.
     checkpoints: BTreeMap<OpNumber, Digest>,
     /// At which op-number a request was executed.
@@ -144,6 +148,7 @@ impl Checker {
             quorum: usize::from(replicas / 2 + 1),
             committed: Vec::new(),
             results: BTreeMap::new(),
+            bodies: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             executed: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -498,22 +503,6 @@ impl Checker {
         }
     }
 
-    /// An operation was executed.
-    ///
-    /// # Panics
-    /// When it was executed before elsewhere in the order, or with another result.
-    pub fn applied(&mut self, replica: &Replica, entry: &Entry, result: &[u8]) {
-        let (id, op) = (replica.id(), entry.op());
-        let hash = hash_of(result);
-        self.versions.note(entry, result);
-        let known = *self.results.entry(op).or_insert(hash);
-        assert_eq!(known, hash, "{id:?} executed {op:?} with another result");
-        self.executing[usize::from(id.0)].insert(op);
-        let request = (entry.client(), entry.session(), entry.number());
-        let known = *self.executed.entry(request).or_insert(op);
-        assert_eq!(known, op, "{id:?} executed {request:?} a second time");
-    }
-
     /// A checkpoint was taken.
     ///
     /// # Panics
@@ -546,32 +535,6 @@ impl Checker {
         if replica.checkpoint_counts().resumed > 0 {
             self.marks.hit(Mark::CheckpointResumed);
         }
-    }
-
-    /// A client was told this result of the request with this number, in its session.
-    ///
-    /// # Panics
-    /// When no replica has executed the request with this result.
-    pub fn acknowledged(&mut self, (client, session): (u64, u64), number: u64, result: &[u8]) {
-        let request = (ClientId(client), OpNumber(session), RequestNumber(number));
-        let op = self.executed.get(&request);
-        let op = op.unwrap_or_else(|| panic!("{request:?} was answered and never executed"));
-        assert!(
-            op.0 as usize <= self.committed.len(),
-            "{request:?} was answered uncommitted"
-        );
-        assert_eq!(
-            self.results.get(op),
-            Some(&hash_of(result)),
-            "{request:?}: another result"
-        );
-        self.versions.acknowledge(op.0);
-    }
-
-    /// Whether somebody has executed a request.
-    pub fn was_executed(&self, (client, session): (u64, u64), number: u64) -> bool {
-        let request = (ClientId(client), OpNumber(session), RequestNumber(number));
-        self.executed.contains_key(&request)
     }
 
     /// How many operations are committed.

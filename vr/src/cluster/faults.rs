@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use viewring_runtime::sim::Random;
 
+use super::plots::Plot;
 use crate::node::LeaseConfig;
 
 /// So much drift do leases bear in a run with bad clocks: a third of a lease is given away for it.
@@ -44,6 +45,8 @@ pub struct Faults {
     /// One kind of message on one link is singled out for a while, or a moment; the group is split,
     /// and its clients with it.
     pub targeted: bool,
+    /// Nothing else goes wrong, but this does.
+    pub plot: Option<Plot>,
     /// So many clients more do nothing but read, all the time.
     pub readers: u8,
     /// The group is the second of its replicas; messages of the first are still under way.
@@ -80,6 +83,7 @@ impl Faults {
             bad_rings: false,
             meddling: false,
             targeted: false,
+            plot: None,
             readers: 0,
             rebirth: false,
             broken_minority: false,
@@ -94,6 +98,10 @@ impl Faults {
     pub fn draw(random: &mut Random) -> Self {
         if random.chance(0.04) {
             return Self::none();
+        }
+        let mut plots = random.fork(3);
+        if plots.chance(0.3) {
+            return Plot::draw(&mut plots).conditions(&mut plots);
         }
         // From a stream of its own: seeds without it are what they were before it was drawn.
         let failing_disks = random.fork(1).chance(0.3);
@@ -132,6 +140,7 @@ impl Faults {
             bad_rings: on(0.4),
             meddling: on(0.5),
             targeted: false,
+            plot: None,
             readers: 0,
             rebirth: on(0.15),
             broken_minority: on(0.3),
@@ -204,6 +213,7 @@ impl Faults {
             self.bad_rings,
             self.meddling,
             self.targeted,
+            self.plot.is_some(),
             self.rebirth,
             self.broken_minority,
             self.heirs,

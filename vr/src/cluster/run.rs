@@ -6,15 +6,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use viewring_protocol::wire;
-use viewring_runtime::sim::{Event, Keep, Random, Verdict};
+use viewring_runtime::sim::{Event, Keep, NodeId, Random, Verdict};
 use viewring_transport::specpaxos::Dialect;
 
 use super::ClusterConfig;
 use super::adversary::Adversary;
 use super::faults::Faults;
+use super::plots::{Plot, Scene};
 use super::sent::frames;
 use super::sometimes::Marks;
-use super::stage::Stage;
+use super::stage::{Held, Stage};
 use super::workload::Workload;
 use crate::kv::Operation;
 use crate::node::{Checkpoints, Planted};
@@ -178,6 +179,8 @@ struct Run {
     adversary: Adversary,
     /// How many clients come and go.
     visitors: u8,
+    /// The clients that only read.
+    readers: Vec<NodeId>,
     random: Random,
 }
 
@@ -201,13 +204,15 @@ impl Run {
         // A call that a view change does not delay takes four trips.
         let apart = faults.distance.unwrap_or_default();
         group.deadline = group.deadline.max(apart * 8);
-        if choices.chance(0.3) {
+        // What a plot demands, it demands of a group with room.
+        let has_room = faults.plot.is_some();
+        if choices.chance(0.3) && !has_room {
             group.window = choices.between(1..=16);
         }
         if choices.chance(0.2) {
             group.datagram_bytes = choices.between(300..=1_472) as usize;
         }
-        let visitors = if choices.chance(0.3) {
+        let visitors = if choices.chance(0.3) && !has_room {
             limit_clients(&mut group, config.clients + faults.readers, &mut choices);
             choices.below(4) as u8
         } else {
@@ -226,6 +231,7 @@ impl Run {
             adversary: Adversary::new(faults.clone(), random.fork(3)),
             faults,
             visitors,
+            readers: Vec::new(),
             random,
         }
     }
@@ -237,10 +243,9 @@ impl Run {
         }
         self.start_clients();
         self.adversary.begin(&mut self.stage.cluster);
-        let end = self.stage.cluster.world.now() + self.config.faults_for;
-        while self.stage.cluster.world.now() < end && self.stage.is_busy() {
-            self.adversary.wait(&mut self.stage.cluster);
-            self.adversary.strike(&mut self.stage.cluster);
+        match self.faults.plot {
+            Some(plot) => self.play(plot)?,
+            None => self.suffer(),
         }
         self.adversary.end(&mut self.stage.cluster);
         let without = self.adversary.out_of_order();
@@ -261,6 +266,22 @@ impl Run {
         } else {
             Vec::new()
         }))
+    }
+
+    /// Things go wrong by chance, for as long as they are to.
+    fn suffer(&mut self) {
+        let end = self.stage.cluster.world.now() + self.config.faults_for;
+        while self.stage.cluster.world.now() < end && self.stage.is_busy() {
+            self.adversary.wait(&mut self.stage.cluster);
+            self.adversary.strike(&mut self.stage.cluster);
+        }
+    }
+
+    /// Nothing goes wrong, but what the plot has happen.
+    fn play(&mut self, plot: Plot) -> Held {
+        let random = self.random.fork(7);
+        let (stage, faults) = (&mut self.stage, &self.faults);
+        plot.play(&mut Scene::new(stage, random, faults, &self.readers))
     }
 
     /// The group works for a while and dies whole; another one forms. What the first one said is
@@ -297,7 +318,12 @@ impl Run {
 
     /// Some clients call at an even pace through all that happens, some in bursts.
     fn start_clients(&mut self) {
-        let workload = Workload::draw(&mut self.random.fork(4), self.config.faults_for);
+        let mut drawn = self.random.fork(4);
+        let workload = if self.faults.plot.is_some() {
+            Plot::workload(&mut drawn)
+        } else {
+            Workload::draw(&mut drawn, self.config.faults_for)
+        };
         for client in 0..self.config.clients {
             let random = self.random.fork(100 + u64::from(client));
             if client < self.config.walk_ins {
@@ -309,7 +335,8 @@ impl Run {
         for reader in 0..self.faults.readers {
             let mut random = self.random.fork(300 + u64::from(reader));
             let workload = Workload::of_reader(&workload, &mut random);
-            self.stage.start_caller(&workload, random);
+            let reader = self.stage.start_caller(&workload, random);
+            self.readers.push(reader);
         }
         for visitor in 0..self.visitors {
             let random = self.random.fork(200 + u64::from(visitor));

@@ -121,6 +121,24 @@ marks! {
     ReadRefusedDeposed = "read refused by a deposed primary",
     /// A local read did not show what had been acknowledged before.
     LocalReadBehind = "local read behind",
+    /// A plot: a quorum had suspected a primary, one after the other.
+    SuspicionsScattered = "suspicions of different times",
+    /// A plot: a suspicion had waited for one that stood still, and had one of its own.
+    SuspicionsWaited = "suspicions waited for a pause to end",
+    /// A plot: an entry came later than those behind it, and nobody could be asked for it.
+    EntryOvertaken = "entry overtaken",
+    /// A plot: a primary whose last entries were cut off led again.
+    PrimaryLedAgain = "primary led again without its tail",
+    /// A plot: a replica was told its memory, and restarted before the copies came.
+    RestartedBeforeCopies = "restarted before copies of old answers",
+    /// A plot: a client was back when a request of its last life was heard.
+    RequestOfLastLife = "request of a client's last life",
+    /// A plot: the others had another primary while one with a lease was alone with readers.
+    AloneWithReaders = "deposed primary alone with readers",
+    /// A plot: a primary began that could not know that its log was committed.
+    PrimaryKnewLess = "new primary knew less than was committed",
+    /// A plot: a view began although none is given enough time at first.
+    BeganFarApart = "view began beyond what timeouts are scaled for",
 }
 
 /// How often each has happened.

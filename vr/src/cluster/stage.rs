@@ -20,6 +20,7 @@ pub(super) struct Stage {
     pub(super) book: Rc<RefCell<Book>>,
     copies: Copies,
     clients: usize,
+    visits: u64,
 }
 
 /// What did not hold, or nothing.
@@ -36,6 +37,7 @@ impl Stage {
             book: Rc::default(),
             copies,
             clients: 0,
+            visits: 0,
         }
     }
 
@@ -87,10 +89,13 @@ impl Stage {
     }
 
     /// A client that registers as `id`, makes so many calls, and is gone after `stay` at most.
-    pub(super) fn start_visit(&mut self, id: u64, calls: u32, stay: Duration) {
+    pub(super) fn start_visit(&mut self, id: u64, calls: u32, stay: Duration) -> NodeId {
+        let checker = Rc::clone(self.cluster.checker());
+        self.visits += 1;
+        let life = (id, self.visits);
         self.cluster.start_client(move |client| async move {
-            let _gone = timeout(stay, visit(client, id, calls)).await;
-        });
+            let _gone = timeout(stay, visit(client, life, calls, checker)).await;
+        })
     }
 
     /// Stops the whole group, and starts another one in its place.

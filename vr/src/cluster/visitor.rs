@@ -52,16 +52,12 @@ impl Visitor {
                 return; // told that it has ended
             };
             let number = session.number();
-            let put = Operation::Put {
-                key: KEY,
-                value: &number.to_le_bytes(),
-            };
             let patience = if self.random.chance(0.2) {
                 self.random.any_magnitude(Duration::from_millis(20))
             } else {
                 Duration::from_secs(60)
             };
-            let operation = put.to_bytes();
+            let operation = put(self.random.next_u64());
             let Ok(answer) = timeout(patience, session.call(&operation)).await else {
                 return;
             };
@@ -69,7 +65,7 @@ impl Visitor {
                 Ok(result) => {
                     assert_eq!(Outcome::decode(&result), Some(Outcome::Stored));
                     let mut checker = self.checker.borrow_mut();
-                    checker.acknowledged((session.id(), registration), number, &result);
+                    checker.acknowledged((session.id(), registration), number, &operation, &result);
                 }
                 Err(CallError::SessionEvicted | CallError::Unknown { .. }) => return,
                 Err(error) => panic!("a visitor is told that {error}"),
@@ -83,13 +79,28 @@ impl Visitor {
 }
 
 /// One life of a client, from registration to its last call. It does not close its session.
-pub(super) async fn visit(client: Client, id: u64, calls: u32) {
+/// `life` is no other's.
+pub(super) async fn visit(
+    client: Client,
+    (id, life): (u64, u64),
+    calls: u32,
+    checker: Rc<RefCell<Checker>>,
+) {
     let mut session = client.session_as(id).await.expect("registered");
+    let registration = session.registration().expect("it is registered");
     for _ in 0..calls {
-        let put = Operation::Put {
-            key: KEY,
-            value: b"",
-        };
-        session.call(&put.to_bytes()).await.expect("answered");
+        let (number, operation) = (session.number(), put(life));
+        let result = session.call(&operation).await.expect("answered");
+        let mut checker = checker.borrow_mut();
+        checker.acknowledged((id, registration), number, &operation, &result);
     }
+}
+
+/// No two lives put the same.
+fn put(value: u64) -> Vec<u8> {
+    let put = Operation::Put {
+        key: KEY,
+        value: &value.to_le_bytes(),
+    };
+    put.to_bytes()
 }

@@ -34,7 +34,8 @@ impl Caller<Client> {
         let answer = self.client.call(&operation).await;
         let answer = answer.expect("a simulated socket does not fail");
         let mut checker = self.checker.borrow_mut();
-        checker.acknowledged((self.client.id(), 0), self.client.number(), &answer.result);
+        let client = (self.client.id(), 0);
+        checker.acknowledged(client, self.client.number(), &operation, &answer.result);
         checker.marks.hit(Mark::WalkInAnswered);
         if self.client.resent() > resent {
             checker.marks.hit(Mark::WalkInAskedAgain);

@@ -177,7 +177,7 @@ impl Caller<Client> {
         }
         match answer {
             Ok(result) => {
-                self.acknowledged((client, number), &result, was_executed);
+                self.acknowledged((client, number), &operation, &result, was_executed);
                 self.told(pending, act, &result);
                 Step::Answered
             }
@@ -246,10 +246,16 @@ impl Caller<Client> {
         checker.was_executed(client, number)
     }
 
-    fn acknowledged(&self, (client, number): ((u64, u64), u64), result: &[u8], again: bool) {
+    fn acknowledged(
+        &self,
+        (client, number): ((u64, u64), u64),
+        operation: &[u8],
+        result: &[u8],
+        again: bool,
+    ) {
         self.book.borrow_mut().answers += 1;
         let mut checker = self.checker.borrow_mut();
-        checker.acknowledged(client, number, result);
+        checker.acknowledged(client, number, operation, result);
         if again {
             checker.marks.hit(Mark::AnsweredAgain);
         }

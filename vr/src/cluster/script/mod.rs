@@ -303,7 +303,7 @@ impl Play {
                 let permits = &mut self.stage.book.borrow_mut().permits;
                 *permits = permits.map(|permits| permits + calls);
             }
-            Command::Visit(id, calls, stay) => self.stage.start_visit(id, calls, stay),
+            Command::Visit(id, calls, stay) => _ = self.stage.start_visit(id, calls, stay),
             Command::Intercept(ref rule) => self.intercept(rule),
             Command::Release => {
                 self.rules.clear();
