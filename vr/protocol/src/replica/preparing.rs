@@ -5,7 +5,7 @@
 //! ([`Options::thrifty`](crate::Options)) sends a Prepare at once to f backups, those that were the
 //! first to answer the last one, and keeps it back from the others until a datagram is full of what
 //! they were not told, or until the caller, who knows the time, finds that they have waited long
-//! enough ([`Replica::tell_others`]). (Moraru, Andersen and Kaminsky, "There Is More Consensus in
+//! enough ([`Replica::tell_others`]). A Prepare of many entries goes to all at once. (Moraru, Andersen and Kaminsky, "There Is More Consensus in
 //! Egalitarian Parliaments", SOSP 2013, call it thrifty to ask a quorum only.)
 //!
 //! Nothing rests on it: entries are committed by acknowledgements, as ever, and whoever lacks one
@@ -21,6 +21,9 @@ use crate::ids::OpNumber;
 use crate::log::Entry;
 use crate::message::{Message, Prepare};
 use crate::quorum::ReplicaSet;
+
+/// That part of a full Prepare is much: it is not worth being kept back and encoded again.
+const MUCH: usize = 4;
 
 /// What a primary has said of its log, and to whom.
 #[derive(Debug, Default)]
@@ -95,9 +98,9 @@ impl Replica {
         }
         self.prepared.up_to = op;
         let bytes = self.log.bytes(after, op);
-        let is_full = bytes >= self.options.prepare_budget_bytes;
-        if !self.options.thrifty || (is_full && self.prepared.told == after) {
-            // A datagram of its own is for each of them anyway.
+        let is_much = bytes >= self.options.prepare_budget_bytes / MUCH;
+        if !self.options.thrifty || (is_much && self.prepared.told == after) {
+            // Together with what comes next it would not fill many fewer datagrams.
             self.prepared.told = op;
             self.emit_prepares(self.others(), after, op, effects);
             return Progress::PREPARED;
