@@ -14,8 +14,8 @@
 //! ours, and on one socket. *Reads*: 16 closed loops that put, or get after a round or from any
 //! replica, from the key-value store, with a socket each and on one. *Trip*: one closed loop,
 //! against the plain path in the same rounds: the same four hops between three processes that do
-//! nothing else, with datagrams as long (see `src/four_hops.rs`); also with all replicas in one
-//! process, where they and the client spin.
+//! nothing else, with datagrams as long (see `src/four_hops.rs`); also where they and the client
+//! spin, in three processes and in one.
 //!
 //! Four processes on two cores: whatever else runs here takes from them. CPU times bear that,
 //! requests a second do not; of these look at the most.
@@ -40,6 +40,7 @@ fn main() {
     if is_wanted("trip") {
         trip(
             &start(&program, "null", &PROCESSES),
+            &start(&program, "null", &SPINNING),
             &start(&program, "null", &[&["--all", "--spin", SPIN]]),
         );
     }
@@ -49,6 +50,12 @@ fn main() {
 const PROCESSES: [&[&str]; 3] = [&["--id", "0"], &["--id", "1"], &["--id", "2"]];
 /// How long those who spin look for work before they sleep.
 const SPIN: &str = "50us";
+/// A process for each replica, that spins.
+const SPINNING: [&[&str]; 3] = [
+    &["--id", "0", "--spin", SPIN],
+    &["--id", "1", "--spin", SPIN],
+    &["--id", "2", "--spin", SPIN],
+];
 
 fn start(program: &Path, app: &str, processes: &[&[&str]]) -> Group {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -113,9 +120,14 @@ fn reads(group: &Group) {
     }
 }
 
-fn trip(asleep: &Group, spinning: &Group) {
+fn trip(asleep: &Group, spinning: &Group, together: &Group) {
     let hops = FourHops::start();
-    let names = ["three processes", "one process, spinning", "four hops"];
+    let names = [
+        "three processes",
+        "three processes, spinning",
+        "one process, spinning",
+        "four hops",
+    ];
     let mut p50 = Table::new("p50, µs", &names);
     let mut p99 = Table::new("p99, µs", &names);
     let count = rounds(20_000);
@@ -133,7 +145,11 @@ fn trip(asleep: &Group, spinning: &Group) {
     let spin = [&args[..], &["--spin", SPIN]].concat();
     hops.trips(count / 10);
     for _ in 0..rounds(10) {
-        let groups = [asleep.bench(&args), spinning.bench(&spin)];
+        let groups = [
+            asleep.bench(&args),
+            spinning.bench(&spin),
+            together.bench(&spin),
+        ];
         let mut raw = hops.trips(count);
         for (table, figure, share) in [
             (&mut p50, "latency_us.p50", 0.5),

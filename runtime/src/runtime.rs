@@ -29,11 +29,12 @@ pub struct Config {
     /// How long the loop looks for work before it sleeps, at most. Zero, the default: it sleeps at
     /// once.
     ///
-    /// Looking costs no system call, and finds in a microsecond what would wake a sleeping core in
-    /// tens. But it keeps the core from everybody else: give the thread a core of its own, or it
-    /// gets slower, not faster. A runtime that is idle soon looks less and then not at all. Half
-    /// the time that a wake-up costs is a good value, 50 µs on a virtual machine. A reactor that
-    /// cannot show work without a turn, such as a simulated one, ignores it.
+    /// Looking finds in a microsecond what would wake a sleeping core in tens. Between two looks
+    /// the core is offered to others (sched_yield(2)), so that runtimes which share one do not keep
+    /// it from each other; but the machine never rests while there is work now and then. A runtime
+    /// that is idle soon looks less and then not at all. Half the time that a wake-up costs is a
+    /// good value, 50 µs on a virtual machine. A reactor that cannot show work without a turn, such
+    /// as a simulated one, ignores it.
     pub spin: Duration,
     /// How many pooled send buffers may be in flight at once. At least 1.
     pub send_buffers: usize,

@@ -1,7 +1,9 @@
 //! Looking for work without a system call before the loop sleeps.
 //!
 //! Waking a sleeping core costs tens of microseconds on a virtual machine; a core that looks finds
-//! a completion within one. What it costs is the core: nobody else can use it meanwhile.
+//! a completion within one. Between two looks it offers the core to whoever else wants it, perhaps
+//! to the very process that it waits for: where there are more runtimes than cores, they would
+//! hold up one another else. What it costs is power, and that the core looks busy.
 //!
 //! **Adaptive.** A look that found nothing was in vain. If the sleep that followed was short, a
 //! longer look would have found what ended it, and the next one is as long as allowed; else the
@@ -58,7 +60,7 @@ impl Spin {
                 self.hits.set(self.hits.get() + 1);
                 return true;
             }
-            std::hint::spin_loop();
+            std::thread::yield_now(); // sched_yield(2)
             moment = now();
         }
         self.misses.set(self.misses.get() + 1);

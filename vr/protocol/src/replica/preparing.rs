@@ -3,10 +3,11 @@
 //! An entry is committed once f backups hold it. What the others are told before makes nothing
 //! commit sooner, and costs two datagrams and a replica's sleep. So a thrifty primary
 //! ([`Options::thrifty`](crate::Options)) sends a Prepare at once to f backups, those that were the
-//! first to answer the last one, and keeps it back from the others until a datagram is full of what
-//! they were not told, or until the caller, who knows the time, finds that they have waited long
-//! enough ([`Replica::tell_others`]). A Prepare of many entries goes to all at once. (Moraru, Andersen and Kaminsky, "There Is More Consensus in
-//! Egalitarian Parliaments", SOSP 2013, call it thrifty to ask a quorum only.)
+//! first to answer the last one, and keeps it back from the others until a datagram is full of
+//! what they were not told, or until the caller, who knows the time, finds that they have waited
+//! long enough ([`Replica::tell_others`]). A Prepare of many entries goes to all at once. (Moraru,
+//! Andersen and Kaminsky, "There Is More Consensus in Egalitarian Parliaments", SOSP 2013, call it
+//! thrifty to ask a quorum only.)
 //!
 //! Nothing rests on it: entries are committed by acknowledgements, as ever, and whoever lacks one
 //! fetches it. If the first of what was kept back is not committed by then, those who were asked
