@@ -108,7 +108,7 @@ impl Report {
         {
             let at = resident.resident_early_s;
             output::line(format_args!(
-                "memory        {early:.0} MiB after {at} s, {end:.0} MiB at the end"
+                "memory        at most {early:.0} MiB after {at} s, {end:.0} MiB at the end"
             ))?;
         }
         output::line(format_args!(
