@@ -63,6 +63,9 @@ impl<S: StateMachine> Node<S> {
                 Ok(progress) => return progress,
                 // Something was committed meanwhile.
                 Err(_elapsed) if self.committed_at + self.timeouts.prepare > stalled_at => {}
+                Err(_elapsed) if self.core.commit() == self.core.op() => {
+                    self.committed_at = Instant::now();
+                }
                 Err(_elapsed) => {
                     let progress = self.act(Replica::resend_prepares);
                     self.committed_at = Instant::now();
@@ -95,14 +98,18 @@ impl<S: StateMachine> Node<S> {
     pub(super) fn look_at_kept_back(&mut self) {
         let first = self.core.first_kept_back();
         if first != self.kept_back.map(|(first, _)| first) {
-            self.kept_back = first.map(|first| (first, Instant::now() + KEEP_BACK_FOR));
+            let wait = KEEP_BACK_FOR.min(self.timeouts.heartbeat / 2);
+            self.kept_back = first.map(|first| (first, Instant::now() + wait));
         }
     }
 
     /// Tells them, once they have waited for long enough.
     pub(super) fn tell_others(&mut self, now: Instant) -> Progress {
         match self.kept_back {
-            Some((_, until)) if now >= until => self.core.tell_others(&mut self.effects),
+            // It may have been told in this very turn.
+            Some((first, until)) if now >= until && self.core.first_kept_back() == Some(first) => {
+                self.core.tell_others(&mut self.effects)
+            }
             _ => Progress::NONE,
         }
     }

@@ -99,14 +99,7 @@ impl Replica {
         if !is_cut_off {
             self.acks.acknowledge(holder, ok.op);
         }
-        let before = self.commit;
-        let progress = self.advance_commit(effects);
-        if self.commit > before {
-            let answered = |&id: &ReplicaId| self.acks.of(id) >= self.commit;
-            let nearest = self.others().iter().filter(answered).collect();
-            self.prefer(nearest, effects);
-        }
-        progress | self.hear_backup(from)
+        self.advance_commit(effects) | self.hear_backup(from)
     }
 
     /// A backup answers: it is normal in our view, or fetches the log of it.
@@ -136,7 +129,13 @@ impl Replica {
             "acknowledgements beyond the log are not counted"
         );
         self.busy.committed(committed.distance_from(self.commit));
-        self.raise_commit(committed, effects)
+        let progress = self.raise_commit(committed, effects);
+        if progress.contains(Progress::COMMITTED) {
+            let answered = |&id: &ReplicaId| self.acks.of(id) >= committed;
+            let nearest = self.others().iter().filter(answered).collect();
+            self.prefer(nearest, effects);
+        }
+        progress
     }
 
     /// VRR §4.1, step 6. A timeout: nothing was prepared for a while.

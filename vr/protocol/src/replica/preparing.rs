@@ -77,7 +77,8 @@ impl Replica {
 
     /// These have answered before others did, and are a quorum with us.
     pub(super) fn prefer(&mut self, nearest: ReplicaSet, effects: &mut Effects) {
-        if nearest == self.prepared.nearest || nearest.len() != self.group.failures() {
+        let is_quorum = nearest.len() == self.group.failures();
+        if nearest == self.prepared.nearest || !is_quorum || self.abdicating {
             return;
         }
         // They may be among those from whom something was kept back.
