@@ -44,6 +44,8 @@ pub(crate) struct Inner {
     ops: RefCell<Ops>,
     reactor: RefCell<Box<dyn Reactor>>,
     send_bufs: BufPool,
+    /// For runs of datagrams: few, and long.
+    run_bufs: BufPool,
     /// The clock as of the last time that the loop read it.
     loop_time: Cell<Instant>,
     turns: Cell<u64>,
@@ -62,6 +64,10 @@ pub(crate) struct Inner {
 
 /// A busy loop reads the clock, and so fires timers, at least once in so many turns.
 const TURNS_PER_CLOCK_READ: u32 = 32;
+/// A run of datagrams takes so many bytes at most, well below what one message may have.
+const RUN_LEN: usize = 16 * 1024;
+/// So many runs may be in flight. Whoever has more sends them as single datagrams.
+const RUNS_IN_FLIGHT: usize = 256;
 /// How long a dropped runtime waits for operations in flight.
 const SHUTDOWN_BOUND: Duration = Duration::from_secs(1);
 /// How often it looks for tasks that other threads are about to hand over, a tenth of a
@@ -94,6 +100,7 @@ impl Inner {
             loop_time: Cell::new(reactor.now()),
             reactor: RefCell::new(Box::new(reactor)),
             send_bufs: BufPool::new(config.send_buffer_len, config.send_buffers),
+            run_bufs: BufPool::new(RUN_LEN, RUNS_IN_FLIGHT),
             turns: Cell::new(0),
             turns_unclocked: Cell::new(0),
             spin: Spin::new(spin),
@@ -143,6 +150,10 @@ impl Inner {
 
     pub(crate) fn send_bufs(&self) -> &BufPool {
         &self.send_bufs
+    }
+
+    pub(crate) fn run_bufs(&self) -> &BufPool {
+        &self.run_bufs
     }
 
     /// Whether the runtime was dropped.

@@ -64,6 +64,19 @@ pub enum Op {
         /// Nobody waits for its end, nor for the buffer: no sleep need end when it has.
         unawaited: bool,
     },
+    /// Sends a run: one datagram for each `segment` bytes of the payload, the last one perhaps
+    /// shorter; udp(7), `UDP_SEGMENT`. It fails as a whole, also where the way to the peer does not
+    /// bear datagrams of that length in one piece. Nobody may wait for its end.
+    SendRun {
+        /// From this socket.
+        socket: SocketId,
+        /// The receiver.
+        to: SocketAddr,
+        /// The payloads, back to back; held until the completion.
+        payload: SharedBuf,
+        /// The length of each but the last; less than that of all.
+        segment: u16,
+    },
     /// Receives datagrams until it ends: every completion but the final one has
     /// [`more`](Completion::more). One at a time per socket.
     ///

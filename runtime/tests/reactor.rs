@@ -47,6 +47,8 @@ bodies! {
     ipv6_works_if_there_is_any
     what_is_in_hand_is_taken_without_waiting
     posts_are_limited_and_counted
+    a_run_arrives_as_many_datagrams
+    runs_that_cannot_be_sent_are_not_tried_again
     a_received_payload_that_is_posted_comes_back
     too_long_a_payload_is_an_error
     a_payload_may_exceed_the_pooled_buffers
@@ -572,6 +574,35 @@ async fn posts_are_limited_and_counted() {
         (stats.posted, stats.post_failed, stats.post_refused),
         (4, 1, 1)
     );
+}
+
+async fn a_run_arrives_as_many_datagrams() {
+    let (a, b) = (socket(), socket());
+    for last in [1, 99, 100] {
+        let mut run = a.take_run_buf().expect("a buffer");
+        let payload: Vec<u8> = (0..400 + last).map(|i| (i % 251) as u8).collect();
+        run.put_slice(&payload);
+        let posted = a.post_run_to(run.share(), 100, b.local_addr());
+        posted.expect("there is room");
+        for datagram in payload.chunks(100) {
+            expect(&b, datagram).await;
+        }
+    }
+    drained(1).await;
+    assert_eq!((a.stats().posted, b.stats().received), (3, 15));
+}
+
+async fn runs_that_cannot_be_sent_are_not_tried_again() {
+    let a = socket();
+    let mut run = a.take_run_buf().expect("a buffer");
+    run.put_slice(b"to nowhere");
+    let mut nowhere = localhost();
+    nowhere.set_port(0);
+    let posted = a.post_run_to(run.share(), 4, nowhere);
+    posted.expect("there is room");
+    drained(0).await;
+    assert_eq!(a.stats().post_failed, 1);
+    assert!(a.take_run_buf().is_none());
 }
 
 async fn a_received_payload_that_is_posted_comes_back() {

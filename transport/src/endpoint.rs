@@ -249,6 +249,14 @@ impl Wire for UdpSocket {
     fn post(&self, payload: SharedBuf, to: SocketAddr) -> bool {
         self.post_to(payload, to).is_ok()
     }
+
+    fn take_run(&self) -> Option<Buf> {
+        self.take_run_buf()
+    }
+
+    fn post_run(&self, payload: SharedBuf, segment: usize, to: SocketAddr) -> bool {
+        self.post_run_to(payload, segment, to).is_ok()
+    }
 }
 
 /// Whether an error says something about one datagram or one peer, and nothing about the socket.

@@ -111,6 +111,11 @@ impl Inbox {
     /// The next message of the datagram; `None`: it is read to its end.
     pub(crate) fn next(&mut self, stats: &mut Stats) -> Option<Message> {
         while let Some(current) = &mut self.current {
+            if current.is_padding() {
+                stats.datagrams_intact += 1;
+                self.current = None;
+                break;
+            }
             let (header, body) = match current.next_frame(self.cluster) {
                 Ok(frame) => frame,
                 Err(error) => {
@@ -180,6 +185,12 @@ impl Inbox {
 }
 
 impl Current {
+    /// Whether nothing but zeros is left behind a frame; no frame is that.
+    fn is_padding(&self) -> bool {
+        let rest = &self.payload[self.at..];
+        self.at > 0 && rest[0] == 0 && rest.iter().all(|&byte| byte == 0)
+    }
+
     fn next_frame(&mut self, cluster: u64) -> Result<(Header, SharedBuf), frame::FrameError> {
         let (header, body_len) = frame::decode(&self.payload[self.at..], cluster)?;
         let start = self.at + HEADER_LEN;
@@ -224,6 +235,23 @@ mod tests {
             (1, datagram.len() as u64)
         );
         (bodies, stats)
+    }
+
+    #[test]
+    fn zeros_behind_a_frame_are_padding_and_nothing_else_is() {
+        let padded = |byte: u8, count: usize| [frame(1, b"one"), vec![byte; count]].concat();
+        for count in [1, 27, 28, 29, 500] {
+            let (bodies, stats) = read(&padded(0, count));
+            assert_eq!(bodies, [b"one"]);
+            assert_eq!(stats.datagrams_intact, 1);
+            let mut garbled = padded(0, count);
+            *garbled.last_mut().expect("there is one") = 1;
+            let (bodies, stats) = read(&garbled);
+            assert_eq!((bodies.len(), stats.datagrams_intact), (1, 0));
+        }
+        assert_eq!(read(&padded(1, 3)).1.datagrams_intact, 0);
+        let (bodies, stats) = read(&[0; 100]);
+        assert_eq!((bodies.len(), stats.datagrams_intact), (0, 0), "no frame");
     }
 
     #[test]

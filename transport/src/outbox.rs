@@ -3,6 +3,9 @@
 //! A frame is written straight into the send buffer of its datagram. Nothing waits and nothing
 //! queues up: when no buffer is free, or too many sends are in flight, frames are dropped and
 //! counted.
+//!
+//! Several datagrams for one peer become a *run*, which costs the kernel little more than one of
+//! them. They must be equally long: none is longer than the first, and who is shorter is padded.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -21,6 +24,13 @@ pub(crate) trait Wire {
 
     /// Sends and forgets; false: too many sends are in flight, and `payload` is dropped.
     fn post(&self, payload: SharedBuf, to: SocketAddr) -> bool;
+
+    /// An empty buffer for a run of datagrams, longer than that of one; `None`: there is none now,
+    /// or never.
+    fn take_run(&self) -> Option<Buf>;
+
+    /// [`post`](Self::post)s one datagram for each `segment` bytes.
+    fn post_run(&self, payload: SharedBuf, segment: usize, to: SocketAddr) -> bool;
 }
 
 /// A message was not sent: it is longer than the endpoint's `max_message`.
@@ -61,9 +71,19 @@ pub(crate) struct Outbox {
 #[derive(Debug)]
 struct Building {
     to: SocketAddr,
-    /// Whole frames, at least one; at most the budget.
+    /// Whole frames, at least one; at most the budget. Of a run, datagrams back to back.
     buf: Buf,
     frames: u64,
+    run: Option<Run>,
+}
+
+/// Several datagrams in one buffer.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    /// The length of each but the last.
+    segment: usize,
+    /// Where the last one begins.
+    last_at: usize,
 }
 
 impl Outbox {
@@ -170,7 +190,8 @@ impl Outbox {
         debug_assert!(frame_len <= self.budget);
         let mut at = self.building.iter().position(|building| building.to == to);
         if let Some(full) = at
-            && self.building[full].buf.len() + frame_len > self.budget
+            && !self.building[full].has_room(frame_len, self.budget)
+            && !self.building[full].go_on(wire, frame_len)
         {
             self.building.swap_remove(full).post(wire, stats);
             at = None;
@@ -196,7 +217,12 @@ impl Outbox {
             self.flush(wire, stats);
             return None;
         };
-        self.building.push(Building { to, buf, frames: 0 });
+        self.building.push(Building {
+            to,
+            buf,
+            frames: 0,
+            run: None,
+        });
         Some(self.building.len() - 1)
     }
 
@@ -210,10 +236,59 @@ impl Outbox {
 }
 
 impl Building {
+    /// Whether a frame fits into the datagram.
+    fn has_room(&self, frame_len: usize, budget: usize) -> bool {
+        match self.run {
+            None => self.buf.len() + frame_len <= budget,
+            Some(run) => self.buf.len() - run.last_at + frame_len <= run.segment,
+        }
+    }
+
+    /// Ends the datagram and begins the next one of the same run; false: it cannot be that of this
+    /// frame.
+    fn go_on(&mut self, wire: &impl Wire, frame_len: usize) -> bool {
+        let (segment, last_at) = match self.run {
+            None => (self.buf.len(), 0),
+            Some(run) => (run.segment, run.last_at),
+        };
+        let end = last_at + segment;
+        if frame_len > segment {
+            return false;
+        }
+        if self.run.is_none() {
+            let Some(mut longer) = wire.take_run() else {
+                return false;
+            };
+            if end + frame_len > longer.capacity() {
+                return false;
+            }
+            longer.put_slice(&self.buf);
+            self.buf = longer;
+        } else if end + frame_len > self.buf.capacity() || end / segment == RUN_MAX {
+            return false;
+        }
+        let padded_at = self.buf.len();
+        self.buf.set_len(end);
+        self.buf[padded_at..].fill(0);
+        self.run = Some(Run {
+            segment,
+            last_at: end,
+        });
+        true
+    }
+
     fn post(self, wire: &impl Wire, stats: &mut Stats) {
         let len = self.buf.len() as u64;
-        if wire.post(self.buf.share(), self.to) {
-            stats.datagrams_sent += 1;
+        let payload = self.buf.share();
+        let (datagrams, is_posted) = match self.run {
+            None => (1, wire.post(payload, self.to)),
+            Some(Run { segment, .. }) => (
+                len.div_ceil(segment as u64),
+                wire.post_run(payload, segment, self.to),
+            ),
+        };
+        if is_posted {
+            stats.datagrams_sent += datagrams;
             stats.bytes_sent += len;
             stats.frames_sent += self.frames;
         } else {
@@ -222,13 +297,19 @@ impl Building {
     }
 }
 
+/// Datagrams in one run. Enough: the price of what they share is small by then.
+const RUN_MAX: usize = 32;
+
 /// Datagrams built at once; for one peer more, all are posted. Few, as they are searched one by
 /// one, and each holds a send buffer.
 const BUILDING_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use viewring_runtime::buf::BufPool;
+
     use super::*;
+    use crate::inbox::Inbox;
     use crate::testing::{Line, peer};
 
     fn outbox(budget: usize) -> Outbox {
@@ -292,6 +373,87 @@ mod tests {
         assert_eq!(posted(&line), [(peer(1), 256), (peer(1), 29)]);
         outbox.flush(&line, &mut stats);
         assert_eq!(posted(&line)[2..], [(peer(1), 256)]);
+    }
+
+    /// What an inbox reads of everything that was posted.
+    fn read(line: &Line) -> Vec<usize> {
+        let config = EndpointConfig {
+            cluster: 7,
+            max_message: 10_000,
+            ..EndpointConfig::default()
+        };
+        let (mut inbox, mut stats) = (Inbox::new(&config), Stats::default());
+        let mut lens = Vec::new();
+        for (to, datagram) in line.posted.borrow().iter() {
+            inbox.begin(*to, datagram.clone(), false, &mut stats);
+            while let Some(message) = inbox.next(&mut stats) {
+                lens.push(message.body.len());
+            }
+        }
+        assert_eq!(stats.datagrams_intact, stats.datagrams_received);
+        lens
+    }
+
+    /// A line that takes runs.
+    fn line() -> Line {
+        Line {
+            runs: BufPool::new(1_024, 2),
+            ..Line::new(9, 99)
+        }
+    }
+
+    fn send(line: &Line, outbox: &mut Outbox, lens: &[usize], stats: &mut Stats) {
+        for &len in lens {
+            let sent = outbox.send(line, [peer(1)], 5, &vec![1; len], stats);
+            sent.expect("short");
+        }
+    }
+
+    #[test]
+    fn datagrams_for_one_peer_are_a_run_and_equally_long() {
+        let (line, mut outbox, mut stats) = (line(), outbox(256), Stats::default());
+        let lens = [100, 60, 100, 100, 188];
+        send(&line, &mut outbox, &lens, &mut stats);
+        assert!(posted(&line).is_empty(), "they wait for each other");
+        outbox.flush(&line, &mut stats);
+        // 100 and 60 are as long as 188 with its header; 100 is padded, twice.
+        assert_eq!(posted(&line), [(peer(1), 216); 4]);
+        assert_eq!(read(&line), lens);
+        assert_eq!((stats.datagrams_sent, stats.frames_sent), (4, 5));
+        assert_eq!(stats.bytes_sent, 4 * 216);
+    }
+
+    #[test]
+    fn a_frame_longer_than_the_first_datagram_begins_another_run() {
+        let (line, mut outbox, mut stats) = (line(), outbox(256), Stats::default());
+        let lens = [100, 150, 150];
+        send(&line, &mut outbox, &lens, &mut stats);
+        assert_eq!(posted(&line), [(peer(1), 128)]);
+        outbox.flush(&line, &mut stats);
+        let all = [(peer(1), 128), (peer(1), 178), (peer(1), 178)];
+        assert_eq!(posted(&line), all);
+        assert_eq!(read(&line), lens);
+    }
+
+    #[test]
+    fn a_run_ends_where_its_buffer_does() {
+        let (line, mut outbox, mut stats) = (line(), outbox(256), Stats::default());
+        let lens = [228; 9];
+        send(&line, &mut outbox, &lens, &mut stats);
+        // Four of 256 fill a buffer, and there are two.
+        assert_eq!(posted(&line), [(peer(1), 256); 8]);
+        outbox.flush(&line, &mut stats);
+        assert_eq!(read(&line), lens);
+        assert_eq!(stats.datagrams_sent, 9);
+    }
+
+    #[test]
+    fn fragments_are_a_run() {
+        let (line, mut outbox, mut stats) = (line(), outbox(256), Stats::default());
+        send(&line, &mut outbox, &[1_000], &mut stats);
+        outbox.flush(&line, &mut stats);
+        assert_eq!(posted(&line)[..4], [(peer(1), 256); 4]);
+        assert_eq!(read(&line), [1_000]);
     }
 
     #[test]

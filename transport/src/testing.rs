@@ -14,6 +14,8 @@ pub(crate) fn peer(port: u16) -> SocketAddr {
 /// A socket that keeps what is posted, and its buffers, until the test takes it.
 pub(crate) struct Line {
     pub(crate) pool: BufPool,
+    /// Of runs; there are none by default.
+    pub(crate) runs: BufPool,
     pub(crate) in_flight_max: usize,
     pub(crate) posted: RefCell<Vec<(SocketAddr, SharedBuf)>>,
 }
@@ -22,6 +24,7 @@ impl Line {
     pub(crate) fn new(buffers: usize, in_flight_max: usize) -> Self {
         Self {
             pool: BufPool::new(2048, buffers),
+            runs: BufPool::new(4096, 0),
             in_flight_max,
             posted: RefCell::default(),
         }
@@ -38,6 +41,27 @@ impl Wire for Line {
         let room = posted.len() < self.in_flight_max;
         if room {
             posted.push((to, payload));
+        }
+        room
+    }
+
+    fn take_run(&self) -> Option<Buf> {
+        self.runs.take()
+    }
+
+    fn post_run(&self, payload: SharedBuf, segment: usize, to: SocketAddr) -> bool {
+        assert!(segment < payload.len(), "one datagram is no run");
+        let mut posted = self.posted.borrow_mut();
+        let room = posted.len() < self.in_flight_max;
+        if room {
+            let ends = (0..payload.len())
+                .step_by(segment)
+                .map(|at| (at + segment).min(payload.len()));
+            let datagrams = (0..)
+                .step_by(segment)
+                .zip(ends)
+                .map(|(at, end)| payload.slice(at..end));
+            posted.extend(datagrams.map(|datagram| (to, datagram)));
         }
         room
     }

@@ -65,6 +65,7 @@ pub struct UdpSocket {
     local_addr: SocketAddr,
     receiver: Rc<Receiver>,
     sender: Rc<Sender>,
+    runs: Rc<Runs>,
 }
 
 /// What happened on a [`UdpSocket`], counted.
@@ -132,12 +133,18 @@ impl UdpSocket {
             in_flight: Cell::new(0),
             stats: Cell::default(),
         };
+        let sender = Rc::new(sender);
+        let runs = Rc::new(Runs {
+            sender: Rc::clone(&sender),
+            fail: Cell::new(false),
+        });
         Ok(Self {
             runtime,
             id,
             local_addr,
             receiver,
-            sender: Rc::new(sender),
+            sender,
+            runs,
         })
     }
 
@@ -332,7 +339,60 @@ impl UdpSocket {
         self.runtime.post(op, sink);
         Ok(())
     }
+
+    /// An empty buffer for a [run](Self::post_run_to); `None` when all are in flight, or when a run
+    /// has failed on this socket. Then send datagrams one by one.
+    pub fn take_run_buf(&self) -> Option<Buf> {
+        if self.runs.fail.get() {
+            return None;
+        }
+        self.runtime.run_bufs().take()
+    }
+
+    /// Like [`post_to`](Self::post_to) for each `segment` bytes of `payload`, the last time perhaps
+    /// fewer: many datagrams for little more than the price of one (udp(7), `UDP_SEGMENT`). They
+    /// arrive like others, each on its own.
+    ///
+    /// Counts as one send. If the kernel cannot, [`take_run_buf`](Self::take_run_buf) gives no
+    /// buffers any more: there are networks that bear no runs, for instance where datagrams of that
+    /// length travel in fragments.
+    ///
+    /// # Errors
+    /// As for [`post_to`](Self::post_to).
+    ///
+    /// # Panics
+    /// Unless `segment` is from 1 to 65,535 and less than the length of `payload`, which is for at
+    /// most 64 datagrams.
+    pub fn post_run_to(
+        &self,
+        payload: SharedBuf,
+        segment: usize,
+        to: SocketAddr,
+    ) -> Result<(), SharedBuf> {
+        let is_run = segment > 0 && segment < payload.len();
+        assert!(
+            is_run && payload.len().div_ceil(segment) <= RUN_MAX,
+            "{} bytes in datagrams of {segment} are no run",
+            payload.len()
+        );
+        let segment = u16::try_from(segment).expect("the length of a datagram");
+        if self.runtime.is_closed() || !self.sender.admit() {
+            return Err(payload);
+        }
+        let op = Op::SendRun {
+            socket: self.id,
+            to,
+            payload,
+            segment,
+        };
+        let sink: Rc<Runs> = Rc::clone(&self.runs);
+        self.runtime.post(op, sink);
+        Ok(())
+    }
 }
+
+/// A run has at most so many datagrams: the least that any kernel with runs allows.
+const RUN_MAX: usize = 64;
 
 fn bytes(outcome: Outcome) -> io::Result<usize> {
     let Outcome::Bytes(sent) = outcome else {
@@ -425,5 +485,22 @@ impl Sink for Sender {
             Err(_) => stats.post_failed += 1,
         }
         self.stats.set(stats);
+    }
+}
+
+/// The sending half, for runs: whether they get out.
+struct Runs {
+    sender: Rc<Sender>,
+    /// One has not.
+    fail: Cell<bool>,
+}
+
+impl Sink for Runs {
+    fn complete(self: Rc<Self>, result: io::Result<Outcome>, more: bool) {
+        let error = result.as_ref().err().and_then(io::Error::raw_os_error);
+        if matches!(error, Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE)) {
+            self.fail.set(true);
+        }
+        Rc::clone(&self.sender).complete(result, more);
     }
 }

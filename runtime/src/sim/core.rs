@@ -165,8 +165,9 @@ impl Core {
                 socket,
                 to,
                 payload,
+                segment,
             }) => {
-                let route = node.sockets.route(*socket, *to, payload.len());
+                let route = node.sockets.route(*socket, *to, *segment);
                 let route = match node.ring.send_fails() {
                     Some(error) => {
                         timeline.record(Event::of(id, EventKind::SendError));
@@ -174,7 +175,7 @@ impl Core {
                     }
                     None => route,
                 };
-                let sent = route.map(|route| send(network, timeline, id, route, payload));
+                let sent = route.map(|route| send(network, timeline, id, route, payload, *segment));
                 sent.map_err(io::Error::from_raw_os_error)
             }
         };
@@ -285,7 +286,15 @@ fn send(
     node: NodeId,
     route: (SocketAddrV4, SocketAddrV4),
     payload: &SharedBuf,
+    segment: usize,
 ) -> Outcome {
-    network.send(timeline, node, route, payload);
+    // One of no bytes is a datagram, too.
+    let (first, mut rest) = payload.split_at(payload.len().min(segment));
+    network.send(timeline, node, route, first);
+    while !rest.is_empty() {
+        let (next, behind) = rest.split_at(rest.len().min(segment));
+        network.send(timeline, node, route, next);
+        rest = behind;
+    }
     Outcome::Bytes(payload.len())
 }

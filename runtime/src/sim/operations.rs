@@ -40,6 +40,8 @@ pub(super) enum Held {
         socket: SocketId,
         to: Option<SocketAddr>,
         payload: SharedBuf,
+        /// A datagram has so many bytes, the last one perhaps fewer.
+        segment: usize,
     },
     Receive {
         socket: SocketId,
@@ -78,6 +80,18 @@ impl Operations {
             } => Held::Send {
                 socket,
                 to,
+                segment: payload.len(),
+                payload,
+            },
+            Op::SendRun {
+                socket,
+                to,
+                payload,
+                segment,
+            } => Held::Send {
+                socket,
+                to: Some(to),
+                segment: usize::from(segment),
                 payload,
             },
             Op::ReceiveMany { socket } => Held::Receive { socket },

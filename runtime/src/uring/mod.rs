@@ -19,6 +19,8 @@ mod files;
 mod pair;
 mod provided;
 mod ring;
+mod run;
+mod sends;
 mod setup;
 mod signals;
 mod slots;
@@ -38,7 +40,6 @@ use std::time::Duration;
 use io_uring::{cqueue, opcode, squeue, types};
 use slab::Slab;
 
-use self::address::RawAddress;
 use self::files::Files;
 use self::ring::Ring;
 use self::slots::{Held, Slots};
@@ -46,7 +47,7 @@ use self::sockets::{DATAGRAM_OVERHEAD, Sockets};
 use self::timer::DeadlineTimer;
 use self::unpark::{Unparker, WakeRead};
 use self::user_data::UserData;
-use crate::buf::{BufPool, SharedBuf};
+use crate::buf::BufPool;
 use crate::net::UdpOptions;
 use crate::reactor::{Completion, FileId, Op, OpKey, Outcome, Reactor, SocketId, Unpark, Wait};
 use crate::time::{BootInstant, Instant};
@@ -95,6 +96,8 @@ pub struct Uring {
     counters: Counters,
     /// Sends of this turn for whose end nobody waits.
     unawaited: u32,
+    /// Everything is being cancelled: nothing begins any more.
+    is_draining: bool,
 }
 
 #[derive(Default)]
@@ -106,6 +109,7 @@ struct Counters {
     messages_sent: u64,
     messages_failed: u64,
     unknown: u64,
+    sends_blocked: u64,
 }
 
 /// How many random numbers one system call draws: 256 bytes, all that is sure to come at once.
@@ -150,6 +154,7 @@ impl Uring {
             drawn: Vec::with_capacity(DRAWN_AT_ONCE),
             counters: Counters::default(),
             unawaited: 0,
+            is_draining: false,
         })
     }
 
@@ -162,37 +167,9 @@ impl Uring {
         self.header.as_ref().expect("leaked only by `drop`")
     }
 
-    fn start_send(
-        &mut self,
-        key: OpKey,
-        socket: SocketId,
-        to: Option<SocketAddr>,
-        payload: SharedBuf,
-    ) -> squeue::Entry {
-        let fd = self.sockets.using(socket);
-        let (data, len) = (payload.as_ptr(), payload.len() as u32);
-        let held = Held::Send {
-            socket,
-            _payload: payload,
-        };
-        let shared = self.slots.occupy(key, held);
-        let send = opcode::Send::new(types::Fd(fd), data, len);
-        let send = match to {
-            None => send,
-            Some(to) => {
-                // SAFETY: `shared` points to a live, initialised value, and the slot was free: the
-                // kernel does not look at it, nor does anybody else hold a reference.
-                let shared = unsafe { &mut *shared };
-                shared.address = RawAddress::new(to);
-                send.dest_addr(shared.address.as_ptr())
-                    .dest_addr_len(shared.address.len())
-            }
-        };
-        send.build()
-    }
-
     fn start_receive(&mut self, key: OpKey, socket: SocketId) -> squeue::Entry {
-        let fd = self.sockets.using(socket);
+        self.sockets.using(socket);
+        let fd = self.sockets.descriptor(socket);
         self.slots.occupy(key, Held::Receive { socket });
         let header: *const libc::msghdr = self.header();
         let provided = self.sockets.provided(socket);
@@ -231,6 +208,7 @@ impl Uring {
 
     fn dispatch(&mut self, cqe: &cqueue::Entry, completions: &mut Vec<Completion>) {
         match UserData::decode(cqe.user_data()) {
+            UserData::Op(key) if self.send_again(key, cqe) => {}
             UserData::Op(key) => self.complete(key, cqe, completions),
             UserData::Sync(key) => self.complete_sync(key, cqe, completions),
             UserData::Timer(generation) => {
@@ -315,6 +293,7 @@ impl Uring {
 
     /// Cancels everything and waits until the kernel has let go. False if it has not, in time.
     fn drain(&mut self) -> bool {
+        self.is_draining = true;
         let bound = self.now() + DRAIN_BOUND;
         // A close that is cancelled leaves its descriptor open: those under way come first.
         self.turn_while(bound, |uring| uring.files.closing > 0);
@@ -454,7 +433,16 @@ impl Reactor for Uring {
                 unawaited,
             } => {
                 self.unawaited += u32::from(unawaited);
-                self.start_send(key, socket, to, payload)
+                self.start_send(key, socket, to, payload, unawaited)
+            }
+            Op::SendRun {
+                socket,
+                to,
+                payload,
+                segment,
+            } => {
+                self.unawaited += 1;
+                self.start_send_run(key, socket, to, payload, segment)
             }
             Op::ReceiveMany { socket } => self.start_receive(key, socket),
             Op::ShutdownSignal => self.start_signal(key),
@@ -481,6 +469,9 @@ impl Reactor for Uring {
             return;
         };
         let is_pair = matches!(held, Held::WriteSync { .. });
+        if let Held::Send { way, .. } = held {
+            way.at_once = false; // that it found no room is how it ends
+        }
         self.counters.cancels += 1;
         let targets = [UserData::Op(key), UserData::Sync(key)];
         for target in &targets[..1 + usize::from(is_pair)] {
@@ -511,10 +502,9 @@ impl Reactor for Uring {
                 self.arm_timer(deadline);
             }
         }
-        // A datagram leaves while its entry is consumed, as a rule, and then its completion is
-        // there before the sleep begins: without this it would end that sleep, once in every turn.
-        // A send that is left waiting, for room in the socket's buffer, delays what comes behind it
-        // for this one sleep; the next one does not count it.
+        // A send that nobody awaits is done, or has failed, while its entry is consumed
+        // (`MSG_DONTWAIT`): its completion is there before the sleep begins, and would end it, once
+        // in every turn. So the sleep waits for one completion more than there are of these.
         let unawaited = mem::take(&mut self.unawaited);
         let expected = if self.sockets.is_closing() {
             0 // the last one of a socket closes it
@@ -571,6 +561,7 @@ impl Reactor for Uring {
             ("files_open", self.files.open() as u64),
             ("closes_failed", self.files.closes_failed),
             ("completions_unknown", self.counters.unknown),
+            ("sends_blocked", self.counters.sends_blocked),
         ]
     }
 }

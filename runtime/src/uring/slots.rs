@@ -6,6 +6,7 @@ use std::io;
 
 use super::address::RawAddress;
 use super::pair::Pair;
+use super::run::RunMessage;
 use super::signals;
 use crate::buf::{Buf, SharedBuf};
 use crate::reactor::{FileId, OpKey, SocketId};
@@ -24,10 +25,23 @@ struct Slot {
     shared: Box<UnsafeCell<KernelShared>>,
 }
 
+/// How a payload is sent.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    /// It goes to the address in the slot, not to the connected peer.
+    pub(super) has_address: bool,
+    /// It is a run: the message in the slot tells of it.
+    pub(super) is_run: bool,
+    /// It fails rather than wait for room in the socket's buffer.
+    pub(super) at_once: bool,
+}
+
 /// What the kernel reads or writes by address.
 pub(super) struct KernelShared {
     pub(super) address: RawAddress,
     pub(super) word: u64,
+    /// Made when the slot first sends a run.
+    pub(super) run: Option<Box<RunMessage>>,
 }
 
 pub(super) enum Held {
@@ -35,7 +49,8 @@ pub(super) enum Held {
     Nop,
     Send {
         socket: SocketId,
-        _payload: SharedBuf,
+        payload: SharedBuf,
+        way: Way,
     },
     Receive {
         socket: SocketId,
@@ -110,6 +125,7 @@ impl Slots {
             let shared = KernelShared {
                 address: RawAddress::EMPTY,
                 word: 0,
+                run: None,
             };
             self.slots.push(Slot {
                 generation: 0,
@@ -126,6 +142,12 @@ impl Slots {
         slot.held = held;
         self.in_flight += 1;
         slot.shared.get()
+    }
+
+    /// What `key` holds, with what [`occupy`](Self::occupy) gave; `None` if it is not in flight.
+    pub(super) fn taken(&mut self, key: OpKey) -> Option<(&mut Held, *mut KernelShared)> {
+        let shared = self.slots.get(key.index as usize)?.shared.get();
+        self.held(key).map(|held| (held, shared))
     }
 
     /// What `key` holds; `None` if it is not in flight.

@@ -87,10 +87,12 @@ impl Sockets {
     }
 
     /// An operation on `id` starts: the descriptor stays open until [`release`](Self::release).
-    pub(super) fn using(&mut self, id: SocketId) -> RawFd {
-        let entry = &mut self.entries[id.0 as usize];
-        entry.operations += 1;
-        entry.socket.as_raw_fd()
+    pub(super) fn using(&mut self, id: SocketId) {
+        self.entries[id.0 as usize].operations += 1;
+    }
+
+    pub(super) fn descriptor(&self, id: SocketId) -> RawFd {
+        self.entries[id.0 as usize].socket.as_raw_fd()
     }
 
     /// An operation on `id` has had its final completion.

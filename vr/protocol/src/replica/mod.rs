@@ -55,7 +55,7 @@ use view_change::Brought;
 /// | timeout | of | meaning |
 /// |---|---|---|
 /// | [`resend_prepares`](Self::resend_prepares) | primary | nothing was committed for a while |
-/// | [`tell_others`](Self::tell_others) | primary | something [is kept back](Self::first_kept_back) |
+/// | [`tell_others`](Self::tell_others) | primary | [kept back](Self::first_kept_back) for long |
 /// | [`heartbeat`](Self::heartbeat) | primary | nothing was prepared for a while |
 /// | [`abdicate`](Self::abdicate) | primary | no quorum was heard for a long while |
 /// | [`suspect_primary`](Self::suspect_primary) | backup | the primary was silent |
