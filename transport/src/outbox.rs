@@ -252,19 +252,18 @@ impl Building {
             Some(run) => (run.segment, run.last_at),
         };
         let end = last_at + segment;
+        // Room for all that the next datagram may become.
+        let is_room = |buf: &Buf| end + segment <= buf.capacity();
         if frame_len > segment {
             return false;
         }
         if self.run.is_none() {
-            let Some(mut longer) = wire.take_run() else {
+            let Some(mut longer) = wire.take_run().filter(is_room) else {
                 return false;
             };
-            if end + frame_len > longer.capacity() {
-                return false;
-            }
             longer.put_slice(&self.buf);
             self.buf = longer;
-        } else if end + frame_len > self.buf.capacity() || end / segment == RUN_MAX {
+        } else if !is_room(&self.buf) || end / segment == RUN_MAX {
             return false;
         }
         let padded_at = self.buf.len();
@@ -306,6 +305,7 @@ const BUILDING_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use viewring_runtime::buf::BufPool;
 
     use super::*;
@@ -448,6 +448,21 @@ mod tests {
     }
 
     #[test]
+    fn a_datagram_of_a_run_has_room_to_grow() {
+        // The buffer ends in the middle of the fifth datagram.
+        let line = Line {
+            runs: BufPool::new(4 * 256 + 100, 2),
+            ..line()
+        };
+        let (mut outbox, mut stats) = (outbox(256), Stats::default());
+        let lens = [36; 40];
+        send(&line, &mut outbox, &lens, &mut stats);
+        outbox.flush(&line, &mut stats);
+        assert_eq!(posted(&line), [(peer(1), 256); 10]);
+        assert_eq!(read(&line), lens);
+    }
+
+    #[test]
     fn fragments_are_a_run() {
         let (line, mut outbox, mut stats) = (line(), outbox(256), Stats::default());
         send(&line, &mut outbox, &[1_000], &mut stats);
@@ -565,5 +580,29 @@ mod tests {
             .send(&line, [peer(64)], 5, b"one", &mut stats)
             .expect("short");
         assert_eq!((stats.datagrams_sent, outbox.building.len()), (64, 1));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn whatever_is_sent_is_read_in_order(
+            budget in 256..1_472_usize,
+            run_len in 0..6_000_usize,
+            runs in 0..4_usize,
+            lens in proptest::collection::vec(prop_oneof![0..80_usize, 0..3_000_usize], 0..60),
+        ) {
+            let line = Line {
+                runs: BufPool::new(run_len, runs),
+                ..Line::new(999, 999)
+            };
+            let (mut outbox, mut stats) = (outbox(budget), Stats::default());
+            send(&line, &mut outbox, &lens, &mut stats);
+            outbox.flush(&line, &mut stats);
+            prop_assert_eq!(read(&line), lens);
+            let posted = posted(&line);
+            prop_assert!(posted.iter().all(|&(_, len)| len <= budget));
+            prop_assert_eq!(stats.datagrams_sent, posted.len() as u64);
+        }
     }
 }
