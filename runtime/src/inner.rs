@@ -292,7 +292,11 @@ impl Inner {
     /// the loop, and nobody knows when it will turn again.
     pub(crate) fn flush(&self) {
         let mut reactor = self.reactor.borrow_mut();
-        if !reactor.is_idle() {
+        // What found no room is started again by the first.
+        for _ in 0..2 {
+            if reactor.is_idle() {
+                return;
+            }
             let mut completions = Vec::new();
             let _shows_again = reactor.turn(Wait::Poll, &mut completions);
             self.arrived.borrow_mut().extend(completions);

@@ -61,12 +61,13 @@ pub enum Op {
         to: Option<SocketAddr>,
         /// The payload; held until the completion.
         payload: SharedBuf,
-        /// Nobody waits for its end, nor for the buffer: no sleep need end when it has.
+        /// Nobody waits for its end, nor for the buffer: no sleep need end when it has. If there is
+        /// no room for it in the socket's buffer it may be late by a millisecond.
         unawaited: bool,
     },
     /// Sends a run: one datagram for each `segment` bytes of the payload, the last one perhaps
     /// shorter; udp(7), `UDP_SEGMENT`. It fails as a whole, also where the way to the peer does not
-    /// bear datagrams of that length in one piece. Nobody may wait for its end.
+    /// bear datagrams of that length in one piece.
     SendRun {
         /// From this socket.
         socket: SocketId,
@@ -76,6 +77,8 @@ pub enum Op {
         payload: SharedBuf,
         /// The length of each but the last; less than that of all.
         segment: u16,
+        /// As for [`Send`](Op::Send).
+        unawaited: bool,
     },
     /// Receives datagrams until it ends: every completion but the final one has
     /// [`more`](Completion::more). One at a time per socket.

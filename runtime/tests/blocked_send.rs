@@ -1,5 +1,6 @@
 //! A send that finds no room in its socket's buffer waits, and holds up nobody: neither datagrams
-//! nor timers.
+//! nor timers. It leaves when there is room, whatever else happens. And runs on a link that bears
+//! none.
 //!
 //! What fills a buffer is a peer on the link that is not there: what is sent to it waits until its
 //! address is given up. That takes a network of our own, hence `unshare(2)` and the privilege to.
@@ -51,6 +52,48 @@ fn inside() {
                 .post_to(payload.share(), nobody)
                 .expect("there is room");
         };
+        // Nothing else happens while the buffer empties: the peer's address becomes known.
+        let arrived = || {
+            let links = std::fs::read_to_string("/proc/net/dev").expect("the links");
+            let far = links.split("far:").nth(1).expect("ours");
+            let packets = far.split_whitespace().nth(1).expect("a count");
+            packets.parse::<u64>().expect("a number")
+        };
+        let watch = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            let known = "ip neigh replace 10.99.0.78 lladdr 02:00:00:00:00:78 dev near";
+            let status = Command::new("sh").args(["-c", known]).status();
+            assert!(status.expect("ip(8)").success());
+            thread::sleep(Duration::from_millis(400));
+            arrived()
+        });
+        for _ in 0..600 {
+            let mut payload = socket.take_buf(100).expect("a buffer");
+            payload.set_len(100);
+            let late: SocketAddr = "10.99.0.78:9".parse().expect("an address");
+            socket
+                .post_to(payload.share(), late)
+                .expect("there is room");
+        }
+        sleep(Duration::from_secs(2)).await;
+        let count = watch.join().expect("it watched");
+        // The kernel itself may drop a few of those that wait for the address.
+        assert!(count > 500, "{count} datagrams have left");
+
+        // A run whose datagrams are longer than the link takes.
+        let mut run = socket.take_run_buf().expect("a buffer");
+        run.set_len(6_000);
+        let to = "10.99.0.78:9".parse().expect("an address");
+        socket
+            .post_run_to(run.share(), 2_000, to)
+            .expect("there is room");
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(socket.stats().post_failed, 1);
+        assert!(
+            socket.take_run_buf().is_none(),
+            "it is not tried again soon"
+        );
+
         for _ in 0..600 {
             post(100);
         }

@@ -111,11 +111,6 @@ impl Inbox {
     /// The next message of the datagram; `None`: it is read to its end.
     pub(crate) fn next(&mut self, stats: &mut Stats) -> Option<Message> {
         while let Some(current) = &mut self.current {
-            if current.is_padding() {
-                stats.datagrams_intact += 1;
-                self.current = None;
-                break;
-            }
             let (header, body) = match current.next_frame(self.cluster) {
                 Ok(frame) => frame,
                 Err(error) => {
@@ -125,7 +120,7 @@ impl Inbox {
                 }
             };
             let from = current.from;
-            if current.at == current.payload.len() {
+            if current.is_at_end() {
                 stats.datagrams_intact += 1;
                 self.current = None;
             }
@@ -185,10 +180,9 @@ impl Inbox {
 }
 
 impl Current {
-    /// Whether nothing but zeros is left behind a frame; no frame is that.
-    fn is_padding(&self) -> bool {
-        let rest = &self.payload[self.at..];
-        self.at > 0 && rest[0] == 0 && rest.iter().all(|&byte| byte == 0)
+    /// Whether nothing is left behind a frame, or nothing but zeros: no frame is that.
+    fn is_at_end(&self) -> bool {
+        self.payload[self.at..].iter().all(|&byte| byte == 0)
     }
 
     fn next_frame(&mut self, cluster: u64) -> Result<(Header, SharedBuf), frame::FrameError> {

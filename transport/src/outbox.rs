@@ -254,7 +254,8 @@ impl Building {
         let end = last_at + segment;
         // Room for all that the next datagram may become.
         let is_room = |buf: &Buf| end + segment <= buf.capacity();
-        if frame_len > segment {
+        let padding = end - self.buf.len();
+        if frame_len > segment || padding > segment / PADDING_PART {
             return false;
         }
         if self.run.is_none() {
@@ -296,6 +297,8 @@ impl Building {
     }
 }
 
+/// No datagram of a run has more padding than this part of it: bytes cost, too.
+const PADDING_PART: usize = 4;
 /// Datagrams in one run. Enough: the price of what they share is small by then.
 const RUN_MAX: usize = 32;
 
@@ -412,11 +415,11 @@ mod tests {
     #[test]
     fn datagrams_for_one_peer_are_a_run_and_equally_long() {
         let (line, mut outbox, mut stats) = (line(), outbox(256), Stats::default());
-        let lens = [100, 60, 100, 100, 188];
+        let lens = [100, 60, 150, 150, 188];
         send(&line, &mut outbox, &lens, &mut stats);
         assert!(posted(&line).is_empty(), "they wait for each other");
         outbox.flush(&line, &mut stats);
-        // 100 and 60 are as long as 188 with its header; 100 is padded, twice.
+        // 100 and 60 are as long as 188 with its header; 150 is padded, twice.
         assert_eq!(posted(&line), [(peer(1), 216); 4]);
         assert_eq!(read(&line), lens);
         assert_eq!((stats.datagrams_sent, stats.frames_sent), (4, 5));
@@ -431,6 +434,22 @@ mod tests {
         assert_eq!(posted(&line), [(peer(1), 128)]);
         outbox.flush(&line, &mut stats);
         let all = [(peer(1), 128), (peer(1), 178), (peer(1), 178)];
+        assert_eq!(posted(&line), all);
+        assert_eq!(read(&line), lens);
+    }
+
+    #[test]
+    fn a_run_ends_where_padding_would_cost_too_much() {
+        let (line, mut outbox, mut stats) = (line(), outbox(256), Stats::default());
+        let lens = [180, 100, 150, 100];
+        send(&line, &mut outbox, &lens, &mut stats);
+        outbox.flush(&line, &mut stats);
+        let all = [
+            (peer(1), 208),
+            (peer(1), 128),
+            (peer(1), 178),
+            (peer(1), 128),
+        ];
         assert_eq!(posted(&line), all);
         assert_eq!(read(&line), lens);
     }

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::receive::{Receive, Receiver};
 use crate::buf::{Buf, BufPool, SharedBuf};
@@ -22,6 +23,7 @@ use crate::inner::Inner;
 use crate::operation::Operation;
 use crate::ops::Sink;
 use crate::reactor::{Datagram, Op, Outcome, SocketId};
+use crate::time::Instant;
 use crate::waiters::Place;
 
 /// How to open a [`UdpSocket`].
@@ -136,7 +138,8 @@ impl UdpSocket {
         let sender = Rc::new(sender);
         let runs = Rc::new(Runs {
             sender: Rc::clone(&sender),
-            fail: Cell::new(false),
+            runtime: Rc::clone(&runtime),
+            rest_until: Cell::new(None),
         });
         Ok(Self {
             runtime,
@@ -341,9 +344,10 @@ impl UdpSocket {
     }
 
     /// An empty buffer for a [run](Self::post_run_to); `None` when all are in flight, or when a run
-    /// has failed on this socket. Then send datagrams one by one.
+    /// has failed on this socket a while ago. Then send datagrams one by one.
     pub fn take_run_buf(&self) -> Option<Buf> {
-        if self.runs.fail.get() {
+        let rests_until = self.runs.rest_until.get();
+        if rests_until.is_some_and(|until| self.runtime.loop_time() < until) {
             return None;
         }
         self.runtime.run_bufs().take()
@@ -354,36 +358,40 @@ impl UdpSocket {
     /// arrive like others, each on its own.
     ///
     /// Counts as one send. If the kernel cannot, [`take_run_buf`](Self::take_run_buf) gives no
-    /// buffers any more: there are networks that bear no runs, for instance where datagrams of that
-    /// length travel in fragments.
+    /// buffers for ten seconds: there are networks that bear no runs, for instance where datagrams
+    /// of that length travel in fragments.
     ///
     /// # Errors
-    /// As for [`post_to`](Self::post_to).
+    /// As for [`post_to`](Self::post_to), and when the port is 0.
     ///
     /// # Panics
-    /// Unless `segment` is from 1 to 65,535 and less than the length of `payload`, which is for at
-    /// most 64 datagrams.
+    /// Unless `segment` is at least 1 and less than the length of `payload`, which is at most
+    /// 65,507 bytes and 64 datagrams.
     pub fn post_run_to(
         &self,
         payload: SharedBuf,
         segment: usize,
         to: SocketAddr,
     ) -> Result<(), SharedBuf> {
-        let is_run = segment > 0 && segment < payload.len();
+        let len = payload.len();
+        let is_run = segment > 0 && segment < len && len <= RUN_BYTES_MAX;
         assert!(
-            is_run && payload.len().div_ceil(segment) <= RUN_MAX,
-            "{} bytes in datagrams of {segment} are no run",
-            payload.len()
+            is_run && len.div_ceil(segment) <= RUN_MAX,
+            "{len} bytes in datagrams of {segment} are no run"
         );
         let segment = u16::try_from(segment).expect("the length of a datagram");
-        if self.runtime.is_closed() || !self.sender.admit() {
+        // Else it would look as if no runs could be sent.
+        let is_nowhere = to.port() == 0;
+        if is_nowhere || self.runtime.is_closed() || !self.sender.admit() {
             return Err(payload);
         }
+        let unawaited = payload.is_of(self.runtime.run_bufs());
         let op = Op::SendRun {
             socket: self.id,
             to,
             payload,
             segment,
+            unawaited,
         };
         let sink: Rc<Runs> = Rc::clone(&self.runs);
         self.runtime.post(op, sink);
@@ -393,6 +401,10 @@ impl UdpSocket {
 
 /// A run has at most so many datagrams: the least that any kernel with runs allows.
 const RUN_MAX: usize = 64;
+/// And so many bytes: what one datagram may have.
+const RUN_BYTES_MAX: usize = 65_507;
+/// After one that failed there are none for so long.
+const RUNS_REST: Duration = Duration::from_secs(10);
 
 fn bytes(outcome: Outcome) -> io::Result<usize> {
     let Outcome::Bytes(sent) = outcome else {
@@ -491,15 +503,17 @@ impl Sink for Sender {
 /// The sending half, for runs: whether they get out.
 struct Runs {
     sender: Rc<Sender>,
-    /// One has not.
-    fail: Cell<bool>,
+    runtime: Rc<Inner>,
+    /// One has not, a while before.
+    rest_until: Cell<Option<Instant>>,
 }
 
 impl Sink for Runs {
     fn complete(self: Rc<Self>, result: io::Result<Outcome>, more: bool) {
         let error = result.as_ref().err().and_then(io::Error::raw_os_error);
         if matches!(error, Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE)) {
-            self.fail.set(true);
+            let until = self.runtime.loop_time() + RUNS_REST;
+            self.rest_until.set(Some(until));
         }
         Rc::clone(&self.sender).complete(result, more);
     }

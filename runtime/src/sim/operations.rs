@@ -88,6 +88,7 @@ impl Operations {
                 to,
                 payload,
                 segment,
+                unawaited: _,
             } => Held::Send {
                 socket,
                 to: Some(to),

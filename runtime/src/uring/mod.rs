@@ -116,6 +116,8 @@ struct Counters {
 const DRAWN_AT_ONCE: usize = 32;
 /// How long a dropped ring waits for its operations.
 const DRAIN_BOUND: Duration = Duration::from_secs(1);
+/// A send that was to be done at once, and found no room, is tried again so soon.
+const RETRY_AFTER: Duration = Duration::from_millis(1);
 /// How often a bind that finds its address in use looks whether a closing socket held it.
 const BIND_ATTEMPTS: u32 = 3;
 
@@ -195,6 +197,19 @@ impl Uring {
 
     fn arm_timer(&mut self, deadline: Instant) {
         self.counters.timer_armed += u64::from(self.timer.arm(&mut self.ring, deadline));
+    }
+
+    /// When a sleep ends, whatever happens: sends that failed for want of room are tried again.
+    fn wake_up_at(&self, wait: Wait, expected: u32) -> Option<Instant> {
+        let deadline = match wait {
+            Wait::Until(deadline) => Some(deadline),
+            Wait::Forever | Wait::Poll => None,
+        };
+        if expected == 0 {
+            return deadline;
+        }
+        let retry = self.now() + RETRY_AFTER;
+        Some(deadline.map_or(retry, |deadline| deadline.min(retry)))
     }
 
     fn arm_wake(&mut self) {
@@ -284,6 +299,7 @@ impl Uring {
 
     /// Gives sockets that are closing a chance to be closed: what ends them needs the kernel.
     fn finish_closing(&mut self) -> io::Result<()> {
+        self.unawaited = 0; // they are done when it returns
         self.ring.enter(0)?;
         let mut early = mem::take(&mut self.early);
         self.dispatch_reaped(&mut early);
@@ -440,9 +456,10 @@ impl Reactor for Uring {
                 to,
                 payload,
                 segment,
+                unawaited,
             } => {
-                self.unawaited += 1;
-                self.start_send_run(key, socket, to, payload, segment)
+                self.unawaited += u32::from(unawaited);
+                self.start_send_run(key, socket, to, (payload, segment), unawaited)
             }
             Op::ReceiveMany { socket } => self.start_receive(key, socket),
             Op::ShutdownSignal => self.start_signal(key),
@@ -498,19 +515,20 @@ impl Reactor for Uring {
         let sleep = wait != Wait::Poll && completions.is_empty();
         if sleep {
             self.arm_wake();
-            if let Wait::Until(deadline) = wait {
-                self.arm_timer(deadline);
-            }
         }
         // A send that nobody awaits is done, or has failed, while its entry is consumed
         // (`MSG_DONTWAIT`): its completion is there before the sleep begins, and would end it, once
-        // in every turn. So the sleep waits for one completion more than there are of these.
+        // in every turn. So the sleep waits for one completion more than there are of these, and a
+        // millisecond at most, in case that one was to be tried again.
         let unawaited = mem::take(&mut self.unawaited);
         let expected = if self.sockets.is_closing() {
             0 // the last one of a socket closes it
         } else {
             unawaited
         };
+        if sleep && let Some(deadline) = self.wake_up_at(wait, expected) {
+            self.arm_timer(deadline);
+        }
         self.ring.enter(if sleep { 1 + expected } else { 0 })?;
         self.dispatch_reaped(completions);
         Ok(())

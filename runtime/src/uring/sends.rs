@@ -45,8 +45,8 @@ impl Uring {
         key: OpKey,
         socket: SocketId,
         to: SocketAddr,
-        payload: SharedBuf,
-        segment: u16,
+        (payload, segment): (SharedBuf, u16),
+        at_once: bool,
     ) -> squeue::Entry {
         self.sockets.using(socket);
         let (data, len) = (payload.as_ptr(), payload.len());
@@ -56,7 +56,7 @@ impl Uring {
             way: Way {
                 has_address: true,
                 is_run: true,
-                at_once: true,
+                at_once,
             },
         };
         let shared = self.slots.occupy(key, held);
