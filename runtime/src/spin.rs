@@ -19,6 +19,9 @@ pub(crate) struct Spin {
     most_ns: u64,
     /// How long the next look may be.
     budget_ns: Cell<u64>,
+    /// The last look took much longer than it was meant to: others want the core, and how long the
+    /// sleep behind it was says nothing.
+    is_crowded: Cell<bool>,
     /// Looks that found something, and those in vain.
     pub(crate) hits: Cell<u64>,
     pub(crate) misses: Cell<u64>,
@@ -36,6 +39,7 @@ impl Spin {
         Self {
             most_ns,
             budget_ns: Cell::new(most_ns),
+            is_crowded: Cell::new(false),
             hits: Cell::new(0),
             misses: Cell::new(0),
         }
@@ -55,15 +59,21 @@ impl Spin {
         let began = now();
         let give_up_at = began + Duration::from_nanos(self.budget_ns.get());
         let mut moment = began;
-        while moment < give_up_at {
+        loop {
+            // Once more at the end: somebody else may have had the core for long.
             if found(moment) {
                 self.hits.set(self.hits.get() + 1);
                 return true;
+            }
+            if moment >= give_up_at {
+                break;
             }
             std::thread::yield_now(); // sched_yield(2)
             moment = now();
         }
         self.misses.set(self.misses.get() + 1);
+        self.is_crowded
+            .set(moment - give_up_at > Duration::from_nanos(self.most_ns));
         false
     }
 
@@ -73,7 +83,8 @@ impl Spin {
             return;
         }
         let slept_ns = u64::try_from(slept.as_nanos()).unwrap_or(u64::MAX);
-        let next_ns = if slept_ns <= self.most_ns.saturating_add(WAKING_NS) {
+        let is_short = slept_ns <= self.most_ns.saturating_add(WAKING_NS);
+        let next_ns = if is_short && !self.is_crowded.take() {
             self.most_ns
         } else {
             Some(self.budget_ns.get() / 2)
@@ -118,6 +129,25 @@ mod tests {
         assert!(!spin.is_worth_it());
         spin.slept(Duration::from_micros(120));
         assert!(spin.is_worth_it() && look(&spin, 40));
+    }
+
+    #[test]
+    fn who_is_kept_from_its_core_looks_less_however_short_its_sleeps_are() {
+        let spin = Spin::new(MOST);
+        let clock = Cell::new(0);
+        let crowded = || {
+            clock.set(clock.get() + 2_000_000);
+            Instant::from_nanos(clock.get())
+        };
+        while spin.is_worth_it() {
+            assert!(!spin.look(crowded, |_| false));
+            spin.slept(Duration::ZERO);
+        }
+        assert!(spin.misses.get() < 10);
+        // What has come meanwhile is found.
+        spin.slept(Duration::ZERO);
+        assert!(spin.look(crowded, |now| now
+            >= Instant::from_nanos(clock.get() - 1_000)));
     }
 
     #[test]
