@@ -1,4 +1,4 @@
-//! Looking for work without a system call before the loop sleeps.
+//! Looking for work before the loop sleeps.
 //!
 //! Waking a sleeping core costs tens of microseconds on a virtual machine; a core that looks finds
 //! a completion within one. Between two looks it offers the core to whoever else wants it, perhaps

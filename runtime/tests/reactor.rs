@@ -592,7 +592,8 @@ async fn a_run_arrives_as_many_datagrams() {
     assert_eq!((a.stats().posted, b.stats().received), (3, 15));
 }
 
-async fn a_received_payload_that_is_posted_as_a_run_comes_back() {
+/// Nothing else happens that could end a sleep: the end of what `post` sends must.
+async fn comes_back(post: impl FnOnce(&UdpSocket, SharedBuf, SocketAddr) -> Result<(), SharedBuf>) {
     let (a, nobody) = (socket(), socket());
     let b = socket_with(&UdpOptions {
         recv_buffers: 1,
@@ -601,28 +602,18 @@ async fn a_received_payload_that_is_posted_as_a_run_comes_back() {
     send(&a, b"first", &b).await;
     send(&a, b"second", &b).await;
     let first = b.recv_datagram().await.expect("no error");
-    let posted = b.post_run_to(first.into_payload(), 3, nobody.local_addr());
-    posted.expect("there is room");
+    post(&b, first.into_payload(), nobody.local_addr()).expect("there is room");
     let second = timeout(Duration::from_secs(5), b.recv_datagram()).await;
     let second = second.expect("its buffer came back").expect("no error");
     assert_eq!(second.payload(), b"second");
 }
 
+async fn a_received_payload_that_is_posted_as_a_run_comes_back() {
+    comes_back(|socket, payload, to| socket.post_run_to(payload, 3, to)).await;
+}
+
 async fn a_received_payload_that_is_posted_comes_back() {
-    let (a, nobody) = (socket(), socket());
-    let b = socket_with(&UdpOptions {
-        recv_buffers: 1,
-        ..UdpOptions::default()
-    });
-    send(&a, b"first", &b).await;
-    send(&a, b"second", &b).await;
-    let first = b.recv_datagram().await.expect("no error");
-    let posted = b.post_to(first.into_payload(), nobody.local_addr());
-    posted.expect("there is room");
-    // Nothing else happens that could end a sleep: the end of that send must.
-    let second = timeout(Duration::from_secs(5), b.recv_datagram()).await;
-    let second = second.expect("its buffer came back").expect("no error");
-    assert_eq!(second.payload(), b"second");
+    comes_back(|socket, payload, to| socket.post_to(payload, to)).await;
 }
 
 async fn too_long_a_payload_is_an_error() {
