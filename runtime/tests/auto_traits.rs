@@ -2,7 +2,7 @@
 
 use viewring_runtime::buf::{Buf, BufPool, SharedBuf};
 use viewring_runtime::cores::{Builder, Cores, CoresError, Peers};
-use viewring_runtime::net::{Datagram, SentMany, UdpOptions, UdpSocket, UdpStats};
+use viewring_runtime::net::{Datagram, Multicast, SentMany, UdpOptions, UdpSocket, UdpStats};
 use viewring_runtime::reactor::{Completion, Op, OpKey, Outcome, Reactor, SocketId, Unpark, Wait};
 use viewring_runtime::sim::World;
 use viewring_runtime::time::{Elapsed, Instant, Interval, MissedTicks, Timeout, Timer};
@@ -53,7 +53,7 @@ fn what_is_for_others_travels() {
     travels::<(Handle, Gone, Metrics, Config)>();
     travels::<(Capabilities, SetupError, UringConfig)>();
     travels::<(Instant, Elapsed, MissedTicks)>();
-    travels::<(UdpOptions, UdpStats, SentMany)>();
+    travels::<(UdpOptions, Multicast, UdpStats, SentMany)>();
     travels::<(OpKey, SocketId, Wait, Box<dyn Unpark>)>();
     travels::<(Peers, Cores, Builder, CoresError)>();
 }

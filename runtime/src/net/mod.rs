@@ -4,4 +4,4 @@ mod receive;
 mod udp;
 
 pub use crate::reactor::Datagram;
-pub use udp::{SentMany, UdpOptions, UdpSocket, UdpStats};
+pub use udp::{Multicast, SentMany, UdpOptions, UdpSocket, UdpStats};

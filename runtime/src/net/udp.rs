@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -42,6 +42,28 @@ pub struct UdpOptions {
     pub kernel_send_bytes: Option<usize>,
     /// Whether several sockets may share the address (`SO_REUSEPORT`).
     pub reuse_port: bool,
+    /// What the socket has to do with datagrams for many hosts; by default nothing.
+    pub multicast: Option<Multicast>,
+}
+
+/// A part in datagrams that are for many hosts at once: those to a multicast address, or to the
+/// broadcast address of a network; ip(7). IPv4 only, and not in a simulated world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Multicast {
+    /// The socket may send them. To a multicast address they leave by the interface by which this
+    /// host is reached, whatever the routes say of the group, and get as far as the next router;
+    /// who listens on this machine gets them, too.
+    Send {
+        /// Somebody in the group's network.
+        towards: Ipv4Addr,
+    },
+    /// The socket is bound to such an address. So may others be, here and elsewhere: each gets
+    /// every datagram.
+    Receive {
+        /// What is sent to a multicast address is heard by the interface that has this address, and
+        /// by no other. A broadcast address has an interface of its own.
+        at: Ipv4Addr,
+    },
 }
 
 impl Default for UdpOptions {
@@ -53,6 +75,7 @@ impl Default for UdpOptions {
             kernel_recv_bytes: None,
             kernel_send_bytes: None,
             reuse_port: false,
+            multicast: None,
         }
     }
 }
@@ -119,7 +142,9 @@ impl UdpSocket {
     ///
     /// # Errors
     /// As for [`bind`](Self::bind), and [`InvalidInput`](io::ErrorKind::InvalidInput) for options
-    /// out of range.
+    /// out of range, or for an address of one host where one of many is needed. What [`Multicast`]
+    /// asks for may not be had: no interface (`ENODEV`), no route, or, in a simulated world,
+    /// nothing of it ([`Unsupported`](io::ErrorKind::Unsupported)).
     ///
     /// # Panics
     /// Outside a runtime.

@@ -72,6 +72,10 @@ impl Sockets {
         options: &UdpOptions,
         pool: &BufPool,
     ) -> io::Result<(SocketId, SocketAddr)> {
+        if options.multicast.is_some() {
+            let why = "a simulated world has no multicast";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
         let SocketAddr::V4(mut local) = addr else {
             return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
         };

@@ -16,6 +16,7 @@
 mod address;
 pub(crate) mod affinity;
 mod files;
+mod multicast;
 mod pair;
 mod provided;
 mod ring;

@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::address::{self, NAME_LEN};
 use super::provided::Provided;
-use super::transferred;
+use super::{multicast, transferred};
 use crate::buf::BufPool;
 use crate::net::UdpOptions;
 use crate::reactor::{Datagram, Outcome, SocketId};
@@ -59,6 +59,9 @@ impl Sockets {
         }
         if let Some(bytes) = options.kernel_send_bytes {
             socket.set_send_buffer_size(bytes)?;
+        }
+        if let Some(part) = options.multicast {
+            multicast::take_part(&socket, addr, part)?;
         }
         socket.bind(&addr.into())?;
         let local = socket

@@ -1,0 +1,84 @@
+//! A multicast address is heard by the interface that was asked for, and by no other; what is sent
+//! to it leaves by the interface of whom it is meant for, also where no route leads to it. A
+//! network's broadcast address is told from those of its hosts.
+//!
+//! That takes interfaces of our own, hence `unshare(2)` and the privilege to.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use viewring_runtime::net::{Multicast, UdpOptions, UdpSocket};
+use viewring_runtime::time::timeout;
+use viewring_runtime::{Config, Runtime, Uring};
+
+/// Whoever runs the test again, in a network of its own.
+const INSIDE: &str = "MULTICAST_INTERFACES_INSIDE";
+
+#[test]
+fn a_group_is_heard_by_one_interface() {
+    if std::env::var_os(INSIDE).is_some() {
+        return Runtime::new(Uring::new().expect("a ring"), Config::default()).block_on(inside());
+    }
+    let set_up = "ip link set lo up && ip link add one type veth peer name other \
+        && ip addr add 10.99.1.1/24 dev one && ip link set one up \
+        && ip addr add 10.99.2.1/28 dev other && ip link set other up";
+    let test = std::env::current_exe().expect("this program");
+    let unshare = |script: &str| {
+        Command::new("unshare")
+            .args(["--net", "sh", "-c", script])
+            .env(INSIDE, "1")
+            .status()
+    };
+    if !unshare(set_up).is_ok_and(|status| status.success()) {
+        eprintln!("not tried: it takes root, unshare(1) and ip(8)");
+        return;
+    }
+    let run = format!("{set_up} && exec {} --nocapture", test.display());
+    let status = unshare(&run).expect("it was tried before");
+    assert!(status.success(), "see above");
+}
+
+fn bind(addr: SocketAddr, part: Multicast) -> std::io::Result<UdpSocket> {
+    let options = UdpOptions {
+        multicast: Some(part),
+        ..UdpOptions::default()
+    };
+    UdpSocket::bind_with(addr, &options)
+}
+
+async fn hears(socket: &UdpSocket) -> Option<Vec<u8>> {
+    let patience = Duration::from_millis(200);
+    let heard = timeout(patience, socket.recv_datagram()).await.ok()?;
+    Some(heard.expect("the socket is well").payload().to_vec())
+}
+
+async fn inside() {
+    let group = SocketAddr::from(([239, 192, 77, 6], 7_000));
+    let networks = [[10, 99, 1, 1], [10, 99, 2, 1]].map(Ipv4Addr::from);
+    let members = networks.map(|at| bind(group, Multicast::Receive { at }).expect("a socket"));
+    // Nobody is there, but that is the way to them.
+    let neighbours = [[10, 99, 1, 9], [10, 99, 2, 9]].map(Ipv4Addr::from);
+    let any = ([0, 0, 0, 0], 0).into();
+    for (index, towards) in neighbours.into_iter().enumerate() {
+        let sender = bind(any, Multicast::Send { towards }).expect("a socket");
+        sender.send_to(b"near", group).await.expect("sent");
+        assert_eq!(hears(&members[index]).await.as_deref(), Some(&b"near"[..]));
+        assert_eq!(hears(&members[1 - index]).await, None);
+    }
+    let towards = Ipv4Addr::new(198, 51, 100, 7);
+    let error = bind(any, Multicast::Send { towards }).expect_err("no route leads there");
+    assert_eq!(error.raw_os_error(), Some(libc::ENETUNREACH));
+
+    // The one with 28 bits is not the one with 24.
+    let [at, _] = networks;
+    for (broadcast, is_one) in [
+        ([10, 99, 1, 255], true),
+        ([10, 99, 1, 15], false),
+        ([10, 99, 2, 15], true),
+        ([10, 99, 2, 1], false),
+    ] {
+        let bound = bind((broadcast, 7_001).into(), Multicast::Receive { at });
+        assert_eq!(bound.is_ok(), is_one, "{broadcast:?}: {bound:?}");
+    }
+}
