@@ -30,6 +30,8 @@ struct Group {
     own: Vec<SocketAddr>,
     /// Where they speak specpaxos'.
     doors: Vec<SocketAddr>,
+    /// Where all of them hear it.
+    multicast: Option<SocketAddr>,
     nodes: Vec<Option<JoinHandle<()>>>,
 }
 
@@ -38,6 +40,16 @@ async fn group<S: StateMachine + 'static>(
     dialect: Dialect,
     make: fn() -> S,
 ) -> Group {
+    group_at(None, first_port, dialect, make).await
+}
+
+async fn group_at<S: StateMachine + 'static>(
+    multicast: Option<[u8; 4]>,
+    first_port: u16,
+    dialect: Dialect,
+    make: fn() -> S,
+) -> Group {
+    let multicast = multicast.map(|ip| SocketAddr::from((ip, first_port + 6)));
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let own: Vec<_> = (0..3).map(|i| at(first_port + i)).collect();
     let doors: Vec<_> = (3..6).map(|i| at(first_port + i)).collect();
@@ -45,7 +57,11 @@ async fn group<S: StateMachine + 'static>(
     for id in 0..3 {
         let addr = doors[usize::from(id)];
         let config = NodeConfig {
-            walk_ins: Some(WalkInConfig { addr, dialect }),
+            walk_ins: Some(WalkInConfig {
+                addr,
+                multicast,
+                dialect,
+            }),
             ..NodeConfig::new(11, ReplicaId(id), own.clone())
         };
         let mut node = Node::bind(config, make()).await.expect("the port is free");
@@ -53,7 +69,12 @@ async fn group<S: StateMachine + 'static>(
             let _failed = node.run().await;
         })));
     }
-    Group { own, doors, nodes }
+    Group {
+        own,
+        doors,
+        multicast,
+        nodes,
+    }
 }
 
 /// Bytes from hexadecimal digits; what is in quotes stands for itself.
@@ -204,6 +225,69 @@ fn a_dead_primary_costs_a_specpaxos_client_less_than_a_second() {
     .expect("a ring");
 }
 
+/// A multicast address, and the broadcast address of the loopback network.
+const TO_ALL: [[u8; 4]; 2] = [[239, 192, 77, 3], [127, 255, 255, 255]];
+
+#[test]
+fn a_request_to_all_is_one_datagram_and_outlives_the_primary() {
+    block_on(async {
+        for (ip, first_port) in TO_ALL.into_iter().zip([21_350, 21_360]) {
+            let mut group = group_at(Some(ip), first_port, Dialect::Specpaxos, || Loud).await;
+            let all = group.multicast.expect("there is one");
+            let client = WalkIn::bind_to_group(group.doors.clone(), all, Dialect::Specpaxos);
+            let mut client = client.expect("a socket");
+            for number in 1..=20 {
+                let answer = client.call(b"a").await.expect("answered");
+                assert_eq!((answer.op_number, &answer.result[..]), (number, &b"A"[..]));
+            }
+            let primary = group.nodes[0].take().expect("it runs");
+            primary.cancel().await.expect("it did not panic");
+            let answer = timeout(Duration::from_secs(1), client.call(b"b")).await;
+            let answer = answer.expect("within a second").expect("answered");
+            assert_eq!((answer.op_number, &answer.result[..]), (21, &b"B"[..]));
+            assert_eq!((client.stats().datagrams_sent, client.resent()), (21, 0));
+        }
+    })
+    .expect("a ring");
+}
+
+#[test]
+fn a_request_is_the_same_whichever_way_it_comes() {
+    block_on(async {
+        let group = group_at(Some(TO_ALL[0]), 21_370, Dialect::Specpaxos, || Loud).await;
+        let all = group.multicast.expect("there is one");
+        let at_once = WalkIn::bind_to_group(group.doors.clone(), all, Dialect::Specpaxos);
+        let mut at_once = at_once.expect("a socket");
+        let one_by_one = WalkIn::bind(group.doors.clone(), Dialect::Specpaxos);
+        let mut one_by_one = one_by_one.expect("a socket");
+        for number in 1..=5 {
+            let answer = at_once.call(b"a").await.expect("answered");
+            assert_eq!(answer.op_number, 2 * number - 1);
+            let answer = one_by_one.call(b"b").await.expect("answered");
+            assert_eq!(answer.op_number, 2 * number);
+        }
+        // The original's bytes, both ways: it is executed once, and answered by the primary alone,
+        // from its own address.
+        let request = bytes(
+            r#"18030520 2100000000000000 "specpaxos.vr.proto.RequestMessage"
+            1800000000000000 0a16 0a08 "request0" 10 88ef99abc5e88c9111 18 01"#,
+        );
+        let reply = bytes(
+            r#"18030520 1f00000000000000 "specpaxos.vr.proto.ReplyMessage"
+            1000000000000000 08 00 10 0b 1a 08 "REQUEST0" 20 01"#,
+        );
+        let client = UdpSocket::bind(([127, 0, 0, 1], 0).into()).expect("a socket");
+        for to in [all, group.doors[0], group.doors[1], all] {
+            send(&client, &request, to).await;
+            let primary = group.doors[0];
+            let expected = (to != group.doors[1]).then(|| (reply.clone(), primary));
+            let answer = timeout(Duration::from_millis(100), next(&client)).await;
+            assert_eq!(answer.ok().flatten(), expected, "sent to {to}");
+        }
+    })
+    .expect("a ring");
+}
+
 /// A small generator: the test repeats.
 struct Random(u64);
 
@@ -267,11 +351,11 @@ async fn attack(target: SocketAddr, count: u32, random: &mut Random) {
 #[test]
 fn what_kills_a_specpaxos_replica_is_counted_here() {
     block_on(async {
-        let group = group(21_340, Dialect::Specpaxos, || Loud).await;
+        let group = group_at(Some(TO_ALL[0]), 21_340, Dialect::Specpaxos, || Loud).await;
         let mut client = WalkIn::bind(group.doors.clone(), Dialect::Specpaxos).expect("a socket");
         client.call(b"a").await.expect("answered");
         let mut random = Random(1);
-        for &door in &group.doors {
+        for &door in group.doors.iter().chain(&group.multicast) {
             attack(door, 5_000, &mut random).await;
             let answer = timeout(Duration::from_secs(2), client.call(b"still there?")).await;
             let answer = answer.expect("service goes on").expect("answered");

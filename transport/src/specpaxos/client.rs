@@ -5,21 +5,24 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use viewring_runtime::net::UdpOptions;
+use viewring_runtime::net::{Multicast, UdpOptions};
 use viewring_runtime::random;
 use viewring_runtime::time::{Instant, timeout_at};
 
 use super::endpoint::{Endpoint, EndpointConfig};
 use super::frame::Dialect;
 use super::message::{Message, Reply, Request};
+use super::stats::Stats;
 
 /// A closed-loop client with a socket and a random id of its own.
 ///
-/// It sends each request to all replicas, takes the first reply with the request's number, and
-/// sends the same request again, for ever, when none comes.
+/// It sends each request to all replicas, one by one or at one address, takes the first reply with
+/// the request's number, and sends the same request again, for ever, when none comes.
 pub struct Client {
     endpoint: Endpoint,
     replicas: Vec<SocketAddr>,
+    /// What is sent to all replicas goes there.
+    all: Vec<SocketAddr>,
     id: u64,
     number: u64,
     retry: Duration,
@@ -50,11 +53,46 @@ impl Client {
     /// # Panics
     /// Outside a runtime, and when there are no replicas.
     pub fn bind(replicas: Vec<SocketAddr>, dialect: Dialect) -> io::Result<Self> {
+        let all = replicas.clone();
+        Self::open(replicas, all, None, dialect)
+    }
+
+    /// Like [`bind`](Self::bind), towards replicas all of which get what is sent to `group`: a
+    /// request is one datagram, for all of them. To a multicast address it leaves by the interface
+    /// by which the first replica is reached.
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind), and when the first replica's address is not one of IPv4, or
+    /// there is no route to it.
+    ///
+    /// # Panics
+    /// As for [`bind`](Self::bind).
+    pub fn bind_to_group(
+        replicas: Vec<SocketAddr>,
+        group: SocketAddr,
+        dialect: Dialect,
+    ) -> io::Result<Self> {
+        let SocketAddr::V4(first) = replicas.first().expect("a group has replicas") else {
+            let what = "multicast is for IPv4, and the first replica's address is not";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        };
+        let towards = *first.ip();
+        let part = Multicast::Send { towards };
+        Self::open(replicas, vec![group], Some(part), dialect)
+    }
+
+    fn open(
+        replicas: Vec<SocketAddr>,
+        all: Vec<SocketAddr>,
+        multicast: Option<Multicast>,
+        dialect: Dialect,
+    ) -> io::Result<Self> {
         let config = EndpointConfig {
             dialect,
             socket: UdpOptions {
                 // One answer at a time: a process may have hundreds of clients.
                 recv_buffers: RECEIVE_BUFFERS,
+                multicast,
                 ..UdpOptions::default()
             },
             ..EndpointConfig::default()
@@ -67,6 +105,7 @@ impl Client {
         Ok(Self {
             endpoint: Endpoint::bind(local, config)?,
             replicas,
+            all,
             id: random().max(1),
             number: 0,
             retry: Self::RETRY,
@@ -94,8 +133,7 @@ impl Client {
         let request = self.request(operation);
         let message = Message::Request(request);
         loop {
-            let replicas = self.replicas.iter().copied();
-            let sent = self.endpoint.send(replicas, &message);
+            let sent = self.endpoint.send(self.all.iter().copied(), &message);
             sent.map_err(io::Error::other)?;
             let give_up_at = Instant::now() + self.retry;
             match timeout_at(give_up_at, self.reply()).await {
@@ -182,6 +220,11 @@ impl Client {
     /// How often it has sent a request again.
     pub fn resent(&self) -> u64 {
         self.resent
+    }
+
+    /// What its socket has counted.
+    pub fn stats(&self) -> Stats {
+        self.endpoint.stats()
     }
 
     /// How many messages came that answered nothing it was waiting for.

@@ -3,11 +3,14 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::Poll;
 
 use viewring_runtime::buf::SharedBuf;
-use viewring_runtime::net::{Datagram as Received, UdpOptions, UdpSocket};
+use viewring_runtime::net::{Datagram as Received, Multicast, UdpOptions, UdpSocket};
 use viewring_runtime::time::Instant;
 use viewring_runtime::yield_now;
 
@@ -44,12 +47,15 @@ impl Default for EndpointConfig {
 }
 
 /// Sends and receives messages in specpaxos' format over one UDP socket: one message a datagram,
-/// or one in several.
+/// or one in several. What is sent to all of a group may reach it through a second one.
 ///
 /// Sending never waits; what cannot be sent is dropped and counted. Receiving loses nothing that
 /// the socket got. Methods take `&self`; an endpoint belongs to one core.
 pub struct Endpoint {
     socket: UdpSocket,
+    /// Hears what is sent to all, and sends nothing.
+    group: Option<UdpSocket>,
+    options: UdpOptions,
     dialect: Dialect,
     max_message: usize,
     /// Never borrowed across an await.
@@ -58,11 +64,11 @@ pub struct Endpoint {
 
 struct State {
     inbox: Inbox,
-    /// Datagrams taken from the socket and not looked at, first come first.
+    /// Datagrams taken from the sockets and not looked at, first come first.
     arrived: VecDeque<Received>,
-    /// Where the socket puts datagrams; empty otherwise.
+    /// Where a socket puts datagrams; empty otherwise.
     batch: Vec<Received>,
-    /// Why the socket is of no more use.
+    /// Why a socket is of no more use.
     error: Option<io::Error>,
     /// How many more datagrams may be looked at before `recv` lets other tasks run.
     allowance: usize,
@@ -124,10 +130,38 @@ impl Endpoint {
         };
         Ok(Self {
             socket: UdpSocket::bind_with(addr, &options)?,
+            group: None,
+            options,
             dialect: config.dialect,
             max_message: config.max_message,
             state: RefCell::new(State::new(config.dialect, config.max_message)),
         })
+    }
+
+    /// Receives from now on what is sent to `group`, too: a multicast address, which is heard by
+    /// the interface of this endpoint's own address, or a network's broadcast address. Others may
+    /// receive it as well. A group that was joined before is left. Says where it is: port 0 lets
+    /// the system choose.
+    ///
+    /// # Errors
+    /// `group`, or the endpoint's own address, is none that this can be done with
+    /// ([`InvalidInput`](io::ErrorKind::InvalidInput)), or what binding gives.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    pub fn join(&mut self, group: SocketAddr) -> io::Result<SocketAddr> {
+        let SocketAddr::V4(own) = self.local_addr() else {
+            let what = "multicast is for IPv4, and this endpoint's address is not";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        };
+        let options = UdpOptions {
+            multicast: Some(Multicast::Receive { at: *own.ip() }),
+            ..self.options.clone()
+        };
+        let group = UdpSocket::bind_with(group, &options)?;
+        let addr = group.local_addr();
+        self.group = Some(group);
+        Ok(addr)
     }
 
     /// Where the socket is bound.
@@ -224,8 +258,8 @@ impl Endpoint {
             if let Some(error) = self.state.borrow_mut().error.take() {
                 return Err(error);
             }
-            // Nothing is held across this await: the socket keeps what it has until it says so.
-            let first = self.socket.recv_datagram().await;
+            // Nothing is held across this await: a socket keeps what it has until it says so.
+            let first = self.next_datagram().await;
             let mut state = self.state.borrow_mut();
             match first {
                 Ok(datagram) => {
@@ -253,10 +287,24 @@ impl Endpoint {
                     return Some(frame);
                 }
             }
-            if !state.refill(&self.socket) {
+            if !state.refill(std::iter::once(&self.socket).chain(&self.group)) {
                 return None;
             }
         }
+    }
+
+    /// Waits for the next datagram of either socket.
+    async fn next_datagram(&self) -> io::Result<Received> {
+        let Some(group) = &self.group else {
+            return self.socket.recv_datagram().await;
+        };
+        let mut to_us = pin!(self.socket.recv_datagram());
+        let mut to_all = pin!(group.recv_datagram());
+        poll_fn(|cx| match to_us.as_mut().poll(cx) {
+            Poll::Ready(datagram) => Poll::Ready(datagram),
+            Poll::Pending => to_all.as_mut().poll(cx),
+        })
+        .await
     }
 
     /// What was counted since `bind`.
@@ -278,12 +326,15 @@ impl State {
         }
     }
 
-    /// Takes what the socket has in hand; whether there was anything.
-    fn refill(&mut self, socket: &UdpSocket) -> bool {
-        if let Err(error) = socket.try_recv_many(&mut self.batch, BATCH_MAX) {
-            self.on_error(error);
+    /// Takes what the sockets have in hand, a batch of each: a flood at one does not silence the
+    /// other. Whether there was anything.
+    fn refill<'a>(&mut self, sockets: impl Iterator<Item = &'a UdpSocket>) -> bool {
+        for socket in sockets {
+            if let Err(error) = socket.try_recv_many(&mut self.batch, BATCH_MAX) {
+                self.on_error(error);
+            }
+            self.arrived.extend(self.batch.drain(..));
         }
-        self.arrived.extend(self.batch.drain(..));
         if self.arrived.is_empty() {
             return false;
         }

@@ -102,7 +102,11 @@ fn node(settings: &Settings, id: u8, args: &Args) -> Result<NodeConfig, Failure>
     let mut node = settings.node(id)?;
     if let Some(dialect) = args.wire.dialect() {
         let addr = settings.doors()?[usize::from(id)];
-        node.walk_ins = Some(WalkInConfig { addr, dialect });
+        node.walk_ins = Some(WalkInConfig {
+            addr,
+            multicast: None,
+            dialect,
+        });
     }
     if let Some(data) = &args.data {
         node.data = Some(data.clone());

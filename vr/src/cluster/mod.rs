@@ -236,6 +236,7 @@ impl Cluster {
             max_kept_reply_bytes: self.config.max_kept_reply_bytes,
             walk_ins: self.config.walk_ins.map(|dialect| WalkInConfig {
                 addr: self.world.socket_addr(self.node(id), WALK_IN_PORT),
+                multicast: None,
                 dialect,
             }),
             lease: self.config.lease,

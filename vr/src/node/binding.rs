@@ -14,7 +14,7 @@ const BIND_FOR: Duration = Duration::from_secs(1);
 /// Opens a socket; a port that is taken is tried again for a while.
 pub(super) async fn bind<E>(
     addr: SocketAddr,
-    open: impl Fn(SocketAddr) -> io::Result<E>,
+    mut open: impl FnMut(SocketAddr) -> io::Result<E>,
 ) -> Result<E, ConfigError> {
     let give_up_at = Instant::now() + BIND_FOR;
     loop {

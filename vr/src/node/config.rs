@@ -97,6 +97,10 @@ impl Default for Checkpoints {
 pub struct WalkInConfig {
     /// Where they send their requests: this replica's address in their configuration file.
     pub addr: SocketAddr,
+    /// Where they send what is for all replicas, if their configuration file has a `multicast`
+    /// line: a multicast address, which is heard by the interface of `addr`, or a network's
+    /// broadcast address. Not in a simulated world.
+    pub multicast: Option<SocketAddr>,
     /// Which of its two layouts they speak.
     pub dialect: Dialect,
 }

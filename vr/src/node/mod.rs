@@ -41,7 +41,7 @@ use viewring_protocol::{
 };
 use viewring_runtime::random;
 use viewring_runtime::time::{Instant, timeout_at};
-use viewring_transport::specpaxos::{self, Frame};
+use viewring_transport::specpaxos::Frame;
 use viewring_transport::{Endpoint, Message as Datum, Sender};
 
 use self::addresses::Addresses;
@@ -179,12 +179,7 @@ impl<S: StateMachine> Node<S> {
         // First: whoever has the port has the view file.
         let endpoint = bind(own, |addr| Endpoint::bind(addr, config.endpoint())).await?;
         let door = match &config.walk_ins {
-            Some(walk_ins) => Some(Door::new(
-                bind(walk_ins.addr, |addr| {
-                    specpaxos::Endpoint::bind(addr, config.door_endpoint(walk_ins))
-                })
-                .await?,
-            )),
+            Some(walk_ins) => Some(Door::open(walk_ins, config.door_endpoint(walk_ins)).await?),
             None => None,
         };
         let memory = Memory::open(config.data.as_deref(), &config, group).await?;

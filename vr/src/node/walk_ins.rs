@@ -18,10 +18,11 @@ use viewring_runtime::time::Instant;
 use viewring_transport::TooLong;
 use viewring_transport::specpaxos::{self, Frame, Message, Reply};
 
-use super::{MESSAGES_PER_TURN, Node};
+use super::binding::bind;
+use super::{ConfigError, MESSAGES_PER_TURN, Node, WalkInConfig};
 use crate::state_machine::StateMachine;
 
-/// A socket for walk-ins, and what is known of those that came.
+/// Sockets for walk-ins, and what is known of those that came.
 pub(super) struct Door {
     pub(super) endpoint: specpaxos::Endpoint,
     guests: BTreeMap<ClientId, Guest>,
@@ -45,7 +46,20 @@ struct Kept {
 }
 
 impl Door {
-    pub(super) fn new(endpoint: specpaxos::Endpoint) -> Self {
+    /// Opens the replica's own address, and the one of all replicas if there is one.
+    pub(super) async fn open(
+        walk_ins: &WalkInConfig,
+        config: specpaxos::EndpointConfig,
+    ) -> Result<Self, ConfigError> {
+        let open = |addr| specpaxos::Endpoint::bind(addr, config.clone());
+        let mut endpoint = bind(walk_ins.addr, open).await?;
+        if let Some(group) = walk_ins.multicast {
+            let _joined = bind(group, |group| endpoint.join(group)).await?;
+        }
+        Ok(Self::new(endpoint))
+    }
+
+    fn new(endpoint: specpaxos::Endpoint) -> Self {
         Self {
             endpoint,
             guests: BTreeMap::new(),
