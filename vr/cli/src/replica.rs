@@ -101,10 +101,10 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
 fn node(settings: &Settings, id: u8, args: &Args) -> Result<NodeConfig, Failure> {
     let mut node = settings.node(id)?;
     if let Some(dialect) = args.wire.dialect() {
-        let addr = settings.doors()?[usize::from(id)];
+        let doors = settings.doors()?;
         node.walk_ins = Some(WalkInConfig {
-            addr,
-            multicast: None,
+            addr: doors.each[usize::from(id)],
+            multicast: doors.all,
             dialect,
         });
     }

@@ -15,7 +15,7 @@ use viewring_runtime::Config;
 
 use crate::duration;
 use crate::exit::Failure;
-use crate::specpaxos;
+use crate::specpaxos::{self, Doors};
 
 /// A group, as its file describes it.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct Settings {
     pub(crate) cluster: u64,
     pub(crate) replicas: Vec<SocketAddr>,
     /// Where clients of specpaxos find the replicas, if the file is one of that system.
-    pub(crate) doors: Option<Vec<SocketAddr>>,
+    pub(crate) doors: Option<Doors>,
     group: Configuration,
     timeouts: FileTimeouts,
     limits: FileLimits,
@@ -211,8 +211,8 @@ impl Settings {
     ///
     /// # Errors
     /// When the file is not one of that system.
-    pub(crate) fn doors(&self) -> Result<&[SocketAddr], Failure> {
-        self.doors.as_deref().ok_or_else(|| {
+    pub(crate) fn doors(&self) -> Result<&Doors, Failure> {
+        self.doors.as_ref().ok_or_else(|| {
             Failure::usage(format_args!(
                 "specpaxos' clients need a file of their own kind (lines of f and replica), which \
                  {} is not",

@@ -2,9 +2,9 @@
 //!
 //! The ports in it are the clients'. Our replicas speak with one another in our own format on ports
 //! of their own, which follow from the file: each replica's port and [`PEER_PORT_DISTANCE`]. The
-//! group's name follows from it, too, so that groups of different files never mix.
+//! group's name follows from its replicas, too, so that groups of different files never mix.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use clap::ValueEnum;
 use viewring::specpaxos::Dialect;
@@ -47,10 +47,19 @@ impl Wire {
 pub(crate) struct Group {
     /// Names the group.
     pub(crate) cluster: u64,
-    /// Where clients of that system send their requests.
-    pub(crate) doors: Vec<SocketAddr>,
+    pub(crate) doors: Doors,
     /// Where the replicas speak with one another, and serve clients of ours.
     pub(crate) replicas: Vec<SocketAddr>,
+}
+
+/// Where clients of that system send their requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Doors {
+    /// The replicas.
+    pub(crate) each: Vec<SocketAddr>,
+    /// All of them at once: the file's `multicast` line, if it has one. Many hosts may hear what
+    /// is sent there.
+    pub(crate) all: Option<SocketAddr>,
 }
 
 /// What is added to a replica's port.
@@ -110,6 +119,7 @@ struct File {
     replicas: Vec<(String, SocketAddr)>,
     /// On which line each replica is.
     lines: Vec<usize>,
+    multicast: Option<SocketAddr>,
 }
 
 impl File {
@@ -140,9 +150,13 @@ impl File {
                 self.replicas.push((argument.to_ascii_lowercase(), addr));
             }
             Directive::Multicast => {
-                return Err(String::from(
-                    "multicast is not served: take the line out, also of the clients' file",
-                ));
+                let argument = argument.ok_or("multicast needs host:port")?;
+                if self.multicast.is_some() {
+                    return Err(String::from(
+                        "a second multicast line: it takes one at most",
+                    ));
+                }
+                self.multicast = Some(address_of_many(argument)?);
             }
         }
         Ok(())
@@ -168,6 +182,11 @@ impl File {
         let doors: Vec<SocketAddr> = self.replicas.iter().map(|&(_, addr)| addr).collect();
         let mut replicas = Vec::new();
         for (id, (&door, line)) in doors.iter().zip(&self.lines).enumerate() {
+            if self.multicast.is_some() && door.is_ipv6() {
+                return Err(format!(
+                    "{line}: multicast is for IPv4, which {door} is not"
+                ));
+            }
             let own = peer_addr(door).ok_or_else(|| {
                 format!(
                     "{line}: replicas speak with one another on their port plus \
@@ -185,10 +204,34 @@ impl File {
         let names: Vec<&str> = self.replicas.iter().map(|(name, _)| &**name).collect();
         Ok(Group {
             cluster: name_of(&names),
-            doors,
+            doors: Doors {
+                each: doors,
+                all: self.multicast,
+            },
             replicas,
         })
     }
+}
+
+/// The argument of `multicast`. What is surely one host's is refused; of the rest the kernel knows
+/// what is a broadcast address, when replicas are started.
+fn address_of_many(argument: &str) -> Result<SocketAddr, String> {
+    let addr = resolve(argument)?;
+    let IpAddr::V4(ip) = addr.ip() else {
+        return Err(format!("multicast is for IPv4, which {argument} is not"));
+    };
+    if ip.is_multicast() || may_be_broadcast(ip) {
+        return Ok(addr);
+    }
+    Err(format!(
+        "{argument} is one host: multicast needs an address of many, such as 239.0.0.1, or the \
+         broadcast address of the replicas' network"
+    ))
+}
+
+/// In a network of two hosts or more, all bits of a host are set in it.
+fn may_be_broadcast(ip: Ipv4Addr) -> bool {
+    ip.to_bits() & 3 == 3
 }
 
 fn peer_addr(door: SocketAddr) -> Option<SocketAddr> {
@@ -224,12 +267,31 @@ Replica localhost:12347
     fn a_file_is_read_as_the_original_reads_it() {
         assert!(is_one(THREE));
         let group = parse(THREE).expect("it is right");
-        let port = |index: usize| (group.doors[index].port(), group.replicas[index].port());
+        let each = &group.doors.each;
+        let port = |index: usize| (each[index].port(), group.replicas[index].port());
         assert_eq!(
             [0, 1, 2].map(port),
             [(12345, 13345), (12346, 13346), (12347, 13347)]
         );
         assert!(group.replicas[2].ip().is_loopback());
+        assert_eq!(group.doors.all, None);
+    }
+
+    #[test]
+    fn an_address_of_all_replicas_is_no_part_of_the_groups_name() {
+        for many in [
+            "239.1.2.3:9",
+            "127.255.255.255:9",
+            "10.0.0.3:9",
+            "255.255.255.255:9",
+        ] {
+            let text = THREE.replace("localhost", "127.0.0.1");
+            let group = parse(&format!("Multicast {many} as it is\n{text}")).expect("it is right");
+            assert_eq!(group.doors.all, many.parse().ok());
+            let without = parse(&text).expect("it is right");
+            assert_eq!(group.cluster, without.cluster);
+            assert_eq!(group.replicas, without.replicas);
+        }
     }
 
     #[test]
@@ -270,7 +332,26 @@ Replica localhost:12347
                 "f 1\nreplica 127.0.0.1:5\nreplica 127.0.0.1:5",
                 "3: two replicas have the address 127.0.0.1:5",
             ),
-            ("multicast 224.0.0.1:9", "1: multicast is not served"),
+            ("multicast", "1: multicast needs host:port"),
+            ("multicast 224.0.0.1", "1: \"224.0.0.1\" is no address"),
+            ("\nmulticast 10.0.0.1:9", "2: 10.0.0.1:9 is one host"),
+            ("multicast 0.0.0.0:9", "1: 0.0.0.0:9 is one host"),
+            (
+                "multicast [ff02::1]:9",
+                "1: multicast is for IPv4, which [ff02::1]:9 is not",
+            ),
+            (
+                "multicast 224.0.0.1:9\n\nmulticast 224.0.0.1:9",
+                "3: a second multicast line",
+            ),
+            (
+                "multicast 224.0.0.1:9\nf 0\nreplica [::1]:5",
+                "3: multicast is for IPv4, which [::1]:5 is not",
+            ),
+            (
+                "multicast 224.0.0.1:9\nf 1\nreplica 127.0.0.1:5\nreplica 127.0.0.1:5",
+                "4: two replicas have the address 127.0.0.1:5",
+            ),
             (
                 "f 1\nreplica 127.0.0.1:5\nreplica 127.0.0.1:6",
                 "1: f is 1 and there are 2 replicas: it takes 2f+1",

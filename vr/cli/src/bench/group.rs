@@ -16,13 +16,13 @@ use super::caller::Caller;
 use super::measure::Run;
 use crate::exit::Failure;
 use crate::settings::Settings;
-use crate::specpaxos::Wire;
+use crate::specpaxos::{Doors, Wire};
 
 /// The group that is measured.
 pub(super) enum Group {
     Viewring(Box<Settings>),
     Specpaxos {
-        replicas: Vec<SocketAddr>,
+        doors: Doors,
         dialect: Dialect,
         /// The latest view that a client heard of.
         view: Rc<Cell<u64>>,
@@ -41,7 +41,7 @@ impl Group {
         Ok(match wire.dialect() {
             None => Self::Viewring(settings.into()),
             Some(dialect) => Self::Specpaxos {
-                replicas: settings.doors()?.to_vec(),
+                doors: settings.doors()?.clone(),
                 dialect,
                 view: Rc::default(),
             },
@@ -52,7 +52,7 @@ impl Group {
     pub(super) fn replicas(&self) -> &[SocketAddr] {
         match self {
             Self::Viewring(settings) => &settings.replicas,
-            Self::Specpaxos { replicas, .. } => replicas,
+            Self::Specpaxos { doors, .. } => &doors.each,
         }
     }
 
@@ -64,13 +64,13 @@ impl Group {
         match self {
             Self::Viewring(settings) => sessions(settings, run).await,
             Self::Specpaxos {
-                replicas,
+                doors,
                 dialect,
                 view,
             } => {
                 let mut callers = Vec::new();
                 for index in 1..=run.clients {
-                    let client = specpaxos::Client::bind(replicas.clone(), *dialect);
+                    let client = walk_in(doors, *dialect);
                     callers.push(Caller::Specpaxos {
                         client: client
                             .map_err(|error| no_socket(&error, index, run))?
@@ -86,7 +86,12 @@ impl Group {
                     answer?;
                     return Ok(callers);
                 }
-                let addresses = replicas.iter().map(SocketAddr::to_string);
+                // Where the questions went.
+                let addresses = doors
+                    .all
+                    .as_ref()
+                    .map_or(&*doors.each, std::slice::from_ref);
+                let addresses = addresses.iter().map(SocketAddr::to_string);
                 let addresses = addresses.collect::<Vec<_>>().join(", ");
                 let wire = run.wire.name();
                 Err(Failure::unreachable(format_args!(
@@ -109,11 +114,20 @@ impl Group {
                 let normal = answers.filter(|status| status.status == "normal");
                 normal.map(|status| (status.view, status.primary)).max()
             }
-            Self::Specpaxos { replicas, view, .. } => {
-                let primary = view.get() % replicas.len() as u64;
+            Self::Specpaxos { doors, view, .. } => {
+                let primary = view.get() % doors.each.len() as u64;
                 Some((view.get(), u8::try_from(primary).ok()?))
             }
         }
+    }
+}
+
+/// A client that asks all replicas as the file has it.
+fn walk_in(doors: &Doors, dialect: Dialect) -> io::Result<specpaxos::Client> {
+    let replicas = doors.each.clone();
+    match doors.all {
+        Some(all) => specpaxos::Client::bind_to_group(replicas, all, dialect),
+        None => specpaxos::Client::bind(replicas, dialect),
     }
 }
 

@@ -225,6 +225,17 @@ impl ConfigFile {
 
     /// As specpaxos has them, for three replicas: `port` is where clients find the first.
     pub(crate) fn of_specpaxos() -> Self {
+        let (port, text) = Self::specpaxos_text();
+        Self::of(&text, port)
+    }
+
+    /// The same, and an address at which all of them hear, with `port`.
+    pub(crate) fn of_specpaxos_with(multicast: &str) -> Self {
+        let (port, text) = Self::specpaxos_text();
+        Self::of(&format!("{text}multicast {multicast}:{port}\n"), port)
+    }
+
+    fn specpaxos_text() -> (u16, String) {
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let port = loop {
             let port = free_ports(3);
@@ -233,7 +244,7 @@ impl ConfigFile {
             }
         };
         let replicas = (port..port + 3).map(|port| format!("replica {}\n", at(port)));
-        Self::of(&format!("f 1\n{}", replicas.collect::<String>()), port)
+        (port, format!("f 1\n{}", replicas.collect::<String>()))
     }
 
     pub(crate) fn of(text: &str, port: u16) -> Self {
