@@ -78,6 +78,8 @@ pub struct Replica {
 
     status: Status,
     view: View,
+    /// That of `view`. Kept, as who it is is asked many times a request, and takes a division.
+    primary: ReplicaId,
     /// The view whose log `log` is a part of; rises only when a log is installed.
     log_view: View,
     log: Log,
@@ -158,6 +160,7 @@ impl Replica {
             counters: Counters::default(),
             status: Status::Recovering,
             view: View::ZERO,
+            primary: group.primary(View::ZERO),
             log_view: View::ZERO,
             log: Log::new(Checksum(0)),
             commit: OpNumber::ZERO,
@@ -211,7 +214,7 @@ impl Replica {
         assert!(record.is_of(id, &group), "the record is of this replica");
         let mut replica = Self::new(id, group, options, incarnation);
         replica.formation = Formation::new(id, &group, record.incarnation);
-        replica.view = record.view;
+        replica.set_view(record.view);
         replica.remember_due = false;
         match record.founders {
             Some(founders) if record.member => {
@@ -248,6 +251,12 @@ impl Replica {
         self.table.plant(bug, self.id);
     }
 
+    /// From now on this is the view.
+    fn set_view(&mut self, view: View) {
+        self.view = view;
+        self.primary = self.group.primary(view);
+    }
+
     fn has(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
     }
@@ -264,7 +273,6 @@ impl Replica {
         message: Message,
         effects: &mut Effects,
     ) -> Progress {
-        self.invariants();
         let progress = if !self.group.contains(from) || from == self.id {
             self.ignore(Ignored::UnknownSender)
         } else if let Message::Hello(hello) = message {
@@ -315,7 +323,6 @@ impl Replica {
     /// Emits what the turn has collected: call it once all that had arrived was handed in, and
     /// after each timeout.
     pub fn flush(&mut self, effects: &mut Effects) -> Progress {
-        self.invariants();
         self.remember(effects);
         self.trim();
         self.drop_useless();
@@ -362,17 +369,23 @@ impl Replica {
 
     /// Entries are durable: the only way to acknowledge them.
     pub fn on_durable(&mut self, durable: Durable, effects: &mut Effects) -> Progress {
-        self.invariants();
         let mine = durable.owner == (self.id, self.incarnation);
-        if !mine || durable.log_view != self.log_view {
-            return self.ignore(Ignored::StaleDurable);
-        }
+        let progress = if mine && durable.log_view == self.log_view {
+            self.on_own_durable(&durable, effects)
+        } else {
+            self.ignore(Ignored::StaleDurable)
+        };
+        self.invariants();
+        progress
+    }
+
+    fn on_own_durable(&mut self, durable: &Durable, effects: &mut Effects) -> Progress {
         assert!(
             durable.last <= self.persisted,
             "the journal was given what it has written"
         );
         self.durable = self.durable.max(durable.last);
-        let progress = match self.role() {
+        match self.role() {
             Role::Primary => {
                 self.acks.acknowledge(self.id, self.durable);
                 self.advance_commit(effects)
@@ -384,9 +397,7 @@ impl Replica {
             // The log is kept through a view change, but nothing is acknowledged in one.
             Role::ViewChange | Role::CatchingUp => Progress::NONE,
             Role::Recovering | Role::Outside => Progress::NONE,
-        };
-        self.invariants();
-        progress
+        }
     }
 
     /// The next committed entry that the state machine must execute. None, too, while a
@@ -406,7 +417,6 @@ impl Replica {
     ///
     /// Panics if there was no entry to execute.
     pub fn applied(&mut self, result: &[u8], effects: &mut Effects) {
-        self.invariants();
         let entry = self
             .next_to_apply()
             .expect("an entry was to be executed")
@@ -559,9 +569,11 @@ impl Replica {
         Progress::NONE
     }
 
-    /// What must hold between any two calls. Constant time.
+    /// What must hold between any two calls. Constant time. Every door that changes anything asks
+    /// for it as it closes, so that the next one need not as it opens.
     fn invariants(&self) {
         let op = self.log.op();
+        assert!(self.primary == self.group.primary(self.view));
         assert!(
             self.applied <= self.commit,
             "only what is committed is executed"
@@ -632,7 +644,6 @@ impl Replica {
     /// A request of a client has arrived (VRR §4.1, step 2). Whatever it says, this does not
     /// panic.
     pub fn on_request(&mut self, request: Request, effects: &mut Effects) -> Progress {
-        self.invariants();
         let is_walk_in = request.kind == Kind::WalkIn;
         match self.role() {
             Role::Primary if is_walk_in => self.on_walk_in_as_primary(&request, effects),

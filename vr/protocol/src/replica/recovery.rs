@@ -239,7 +239,7 @@ impl Replica {
             _ => return Progress::NONE,
         };
         if view > self.view {
-            self.view = view;
+            self.set_view(view);
             self.remember_due = true;
             self.remember(effects);
         }

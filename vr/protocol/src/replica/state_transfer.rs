@@ -244,7 +244,11 @@ impl Replica {
     pub fn resend_get_state(&mut self, effects: &mut Effects) -> Progress {
         self.invariants();
         match self.role() {
-            Role::Backup if self.transfer.is_none() => return self.fill_gap(effects),
+            Role::Backup if self.transfer.is_none() => {
+                let progress = self.fill_gap(effects);
+                self.invariants();
+                return progress;
+            }
             Role::Backup => {}
             Role::CatchingUp => self.renew_vote(effects),
             Role::Recovering => {}

@@ -84,7 +84,7 @@ impl Replica {
 
     /// The primary of its view.
     pub fn primary(&self) -> ReplicaId {
-        self.group.primary(self.view)
+        self.primary
     }
 
     /// The highest view it has joined.

@@ -51,7 +51,9 @@ impl Replica {
         }
         self.abdicating = true;
         self.heard = ReplicaSet::EMPTY;
-        self.vote(effects)
+        let progress = self.vote(effects);
+        self.invariants();
+        progress
     }
 
     /// A periodic timeout: forgets votes that were not renewed since the last time.
@@ -178,7 +180,7 @@ impl Replica {
         if self.has(Bug::LogViewRaisedOnAdopt) {
             self.log_view = self.view;
         }
-        self.view = view;
+        self.set_view(view);
         self.status = Status::ViewChange;
         self.votes.forget_up_to(view);
         self.votes.withdraw(self.id);
