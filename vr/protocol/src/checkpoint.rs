@@ -148,7 +148,8 @@ pub struct Draft {
     pub(crate) owner: (ReplicaId, Incarnation),
     op: OpNumber,
     header: Header,
-    table: Frozen,
+    /// Elsewhere: an order travels among effects, which are to be small.
+    table: Box<Frozen>,
     state_at: u64,
     hasher: Box<Xxh3>,
     bytes: Pieces,
@@ -169,7 +170,7 @@ impl Draft {
             owner,
             op,
             header,
-            table,
+            table: Box::new(table),
             state_at: 0,
             hasher: hasher(op, header),
             bytes: Pieces::default(),

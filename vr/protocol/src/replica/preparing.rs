@@ -155,10 +155,20 @@ impl Replica {
 
     /// Sends to some of the others.
     pub(super) fn emit(&self, to: ReplicaSet, message: &Message, effects: &mut Effects) {
+        self.emit_own(to, message.clone(), effects);
+    }
+
+    /// As [`emit`](Self::emit), of a message that is long: nothing is copied for the last of them.
+    fn emit_own(&self, to: ReplicaSet, message: Message, effects: &mut Effects) {
         if !to.is_empty() && to == self.others() {
-            return effects.broadcast(message.clone());
+            return effects.broadcast(message);
         }
+        let mut rest = to;
         for id in to.iter() {
+            rest.remove(id);
+            if rest.is_empty() {
+                return effects.send(id, message);
+            }
             effects.send(id, message.clone());
         }
     }
@@ -182,7 +192,7 @@ impl Replica {
                 entries,
                 commit,
             };
-            self.emit(to, &Message::Prepare(prepare), effects);
+            self.emit_own(to, Message::Prepare(prepare), effects);
         }
     }
 
