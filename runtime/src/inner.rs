@@ -263,7 +263,8 @@ impl Inner {
         }
         let before = self.loop_time.get();
         let turned = self.turn_reactor(wait);
-        self.spin.slept(self.loop_time.get() - before);
+        let is_for_work = more() || self.is_ready();
+        self.spin.slept(self.loop_time.get() - before, is_for_work);
         turned
     }
 

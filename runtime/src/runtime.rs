@@ -32,9 +32,10 @@ pub struct Config {
     /// Looking finds in a microsecond what would wake a sleeping core in tens. Between two looks
     /// the core is offered to others (sched_yield(2)), so that runtimes which share one do not keep
     /// it from each other; but the machine never rests while there is work now and then. A runtime
-    /// that is idle soon looks less and then not at all. Half the time that a wake-up costs is a
-    /// good value, 50 µs on a virtual machine. A reactor that cannot show work without a turn, such
-    /// as a simulated one, ignores it.
+    /// that is idle soon looks less and then not at all; one that gets its core back late, because
+    /// others compute there, hardly ever looks. Half the time that a wake-up costs is a good value,
+    /// 50 µs on a virtual machine. A reactor that cannot show work without a turn, such as a
+    /// simulated one, ignores it.
     pub spin: Duration,
     /// How many pooled send buffers may be in flight at once. At least 1.
     pub send_buffers: usize,

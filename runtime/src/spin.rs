@@ -5,10 +5,15 @@
 //! to the very process that it waits for: where there are more runtimes than cores, they would
 //! hold up one another else. What it costs is power, and that the core looks busy.
 //!
-//! **Adaptive.** A look that found nothing was in vain. If the sleep that followed was short, a
-//! longer look would have found what ended it, and the next one is as long as allowed; else the
-//! next one is half as long, down to none. So a runtime that is idle does not burn its core, and
-//! one that is busy does not sleep.
+//! **Adaptive.** A look that found nothing was in vain. If the sleep that followed was short, and
+//! ended for something, a longer look would have found that, and the next one is as long as
+//! allowed; else the next one is half as long, down to none. So a runtime that is idle does not
+//! burn its core, and one that is busy does not sleep.
+//!
+//! **Crowded.** Who offers its core to somebody that computes gets it back milliseconds later,
+//! where a sleeper would have been woken at once. Such a look costs more than it can save, whether
+//! it found something or not: the loop rests from looking, for ever more sleeps while that goes on,
+//! and then tries again.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -19,9 +24,10 @@ pub(crate) struct Spin {
     most_ns: u64,
     /// How long the next look may be.
     budget_ns: Cell<u64>,
-    /// The last look took much longer than it was meant to: others want the core, and how long the
-    /// sleep behind it was says nothing.
-    is_crowded: Cell<bool>,
+    /// So many sleeps are left in which it rests from looking.
+    rest: Cell<u32>,
+    /// How long the last such rest was, or is thought to be worth by now.
+    pause: Cell<u32>,
     /// Looks that found something, and those in vain.
     pub(crate) hits: Cell<u64>,
     pub(crate) misses: Cell<u64>,
@@ -31,6 +37,8 @@ pub(crate) struct Spin {
 const WAKING_NS: u64 = 100_000;
 /// A shorter look is not worth a look at the clock.
 const LEAST_NS: u64 = 1_000;
+/// The longest rest from looking: one crowded look in a thousand sleeps costs next to nothing.
+const PAUSE_MAX: u32 = 1_023;
 
 impl Spin {
     /// Looks for at most `most`; not at all if that is zero.
@@ -39,7 +47,8 @@ impl Spin {
         Self {
             most_ns,
             budget_ns: Cell::new(most_ns),
-            is_crowded: Cell::new(false),
+            rest: Cell::new(0),
+            pause: Cell::new(0),
             hits: Cell::new(0),
             misses: Cell::new(0),
         }
@@ -59,32 +68,46 @@ impl Spin {
         let began = now();
         let give_up_at = began + Duration::from_nanos(self.budget_ns.get());
         let mut moment = began;
-        loop {
-            // Once more at the end: somebody else may have had the core for long.
-            if found(moment) {
-                self.hits.set(self.hits.get() + 1);
-                return true;
-            }
-            if moment >= give_up_at {
-                break;
-            }
+        let mut is_found = found(moment);
+        // The last one comes after the end: somebody else may have had the core for long.
+        while !is_found && moment < give_up_at {
             std::thread::yield_now(); // sched_yield(2)
             moment = now();
+            is_found = found(moment);
         }
-        self.misses.set(self.misses.get() + 1);
-        self.is_crowded
-            .set(moment - give_up_at > Duration::from_nanos(self.most_ns));
-        false
+        let count = if is_found { &self.hits } else { &self.misses };
+        count.set(count.get() + 1);
+        // Who did not offer the core does not know whether others want it.
+        if moment > began {
+            self.returned(moment - give_up_at);
+        }
+        is_found
     }
 
-    /// The loop has slept, for so long.
-    pub(crate) fn slept(&self, slept: Duration) {
+    /// The core was offered to others, and came back so long after the look was to end.
+    fn returned(&self, late: Duration) {
+        let pause = self.pause.get();
+        if late > Duration::from_nanos(self.most_ns) {
+            self.pause.set((2 * pause + 1).min(PAUSE_MAX));
+            self.rest.set(self.pause.get());
+            self.budget_ns.set(0);
+        } else {
+            self.pause.set(pause / 2);
+        }
+    }
+
+    /// The loop has slept, for so long. Whether that ended for something: there is work to do.
+    pub(crate) fn slept(&self, slept: Duration, is_for_work: bool) {
         if self.most_ns == 0 {
+            return;
+        }
+        if self.rest.get() > 0 {
+            self.rest.set(self.rest.get() - 1);
             return;
         }
         let slept_ns = u64::try_from(slept.as_nanos()).unwrap_or(u64::MAX);
         let is_short = slept_ns <= self.most_ns.saturating_add(WAKING_NS);
-        let next_ns = if is_short && !self.is_crowded.take() {
+        let next_ns = if is_short && is_for_work {
             self.most_ns
         } else {
             Some(self.budget_ns.get() / 2)
@@ -124,36 +147,86 @@ mod tests {
     fn an_idle_loop_soon_looks_no_more_and_a_busy_one_looks_again() {
         let spin = Spin::new(MOST);
         for _ in 0..10 {
-            spin.slept(Duration::from_millis(50));
+            spin.slept(Duration::from_millis(50), true);
         }
         assert!(!spin.is_worth_it());
-        spin.slept(Duration::from_micros(120));
+        spin.slept(Duration::from_micros(120), true);
         assert!(spin.is_worth_it() && look(&spin, 40));
     }
 
     #[test]
-    fn who_is_kept_from_its_core_looks_less_however_short_its_sleeps_are() {
-        let spin = Spin::new(MOST);
+    fn short_sleeps_that_end_for_nothing_do_not_keep_an_idle_loop_looking() {
+        let spin = Spin::new(Duration::from_millis(1));
+        for _ in 0..20 {
+            spin.slept(Duration::from_millis(1), false);
+        }
+        assert!(!spin.is_worth_it());
+    }
+
+    /// Looks where others have the core for four milliseconds between two glances; what it looks
+    /// for has come meanwhile, or not.
+    fn look_crowded(spin: &Spin, is_found: bool) {
         let clock = Cell::new(0);
-        let crowded = || {
-            clock.set(clock.get() + 2_000_000);
+        let now = || {
+            clock.set(clock.get() + 4_000_000);
             Instant::from_nanos(clock.get())
         };
-        while spin.is_worth_it() {
-            assert!(!spin.look(crowded, |_| false));
-            spin.slept(Duration::ZERO);
+        spin.look(now, |moment| {
+            is_found && moment > Instant::from_nanos(4_000_000)
+        });
+    }
+
+    /// A thousand short sleeps, with a look before each that wants one. How many looks there were.
+    fn looks_of_a_thousand_sleeps(spin: &Spin, look: impl Fn(&Spin)) -> usize {
+        let looks = (0..1000).filter(|_| {
+            let looks = spin.is_worth_it();
+            if looks {
+                look(spin);
+            }
+            // After a look that found something there is work to do, and then it sleeps.
+            spin.slept(Duration::from_micros(20), true);
+            looks
+        });
+        looks.count()
+    }
+
+    #[test]
+    fn who_is_kept_from_its_core_hardly_looks_however_short_its_sleeps_are() {
+        for is_found in [true, false] {
+            let spin = Spin::new(MOST);
+            let crowded = |spin: &Spin| look_crowded(spin, is_found);
+            let looks = looks_of_a_thousand_sleeps(&spin, crowded);
+            assert!(looks <= 10, "{looks} looks; found: {is_found}");
+            let later = looks_of_a_thousand_sleeps(&spin, crowded);
+            assert!(later <= 1, "{later} looks; found: {is_found}");
         }
-        assert!(spin.misses.get() < 10);
-        // What has come meanwhile is found.
-        spin.slept(Duration::ZERO);
-        assert!(spin.look(crowded, |now| now
-            >= Instant::from_nanos(clock.get() - 1_000)));
+    }
+
+    #[test]
+    fn what_has_come_while_others_had_the_core_is_found() {
+        let spin = Spin::new(MOST);
+        look_crowded(&spin, true);
+        assert_eq!((spin.hits.get(), spin.misses.get()), (1, 0));
+    }
+
+    #[test]
+    fn who_has_its_core_again_looks_again() {
+        let spin = Spin::new(MOST);
+        for _ in 0..10 {
+            looks_of_a_thousand_sleeps(&spin, |spin| look_crowded(spin, true));
+        }
+        let alone = |spin: &Spin| assert!(look(spin, 40));
+        let looks = [0; 3].map(|_| looks_of_a_thousand_sleeps(&spin, alone));
+        assert_eq!(looks[2], 1000, "{looks:?}");
+        // And one hog now and then does not make it rest for long.
+        look_crowded(&spin, false);
+        assert!(looks_of_a_thousand_sleeps(&spin, alone) > 990);
     }
 
     #[test]
     fn without_leave_it_never_looks() {
         let spin = Spin::new(Duration::ZERO);
-        spin.slept(Duration::ZERO);
+        spin.slept(Duration::ZERO, true);
         assert!(!spin.is_worth_it());
     }
 }
