@@ -293,15 +293,12 @@ impl Inner {
     /// the loop, and nobody knows when it will turn again.
     pub(crate) fn flush(&self) {
         let mut reactor = self.reactor.borrow_mut();
-        // What found no room is started again by the first.
-        for _ in 0..2 {
-            if reactor.is_idle() {
-                return;
-            }
-            let mut completions = Vec::new();
-            let _shows_again = reactor.turn(Wait::Poll, &mut completions);
-            self.arrived.borrow_mut().extend(completions);
+        if reactor.is_idle() {
+            return;
         }
+        let mut completions = Vec::new();
+        let _shows_again = reactor.turn(Wait::Poll, &mut completions);
+        self.arrived.borrow_mut().extend(completions);
     }
 
     /// Whether there is something to do before the next sleep.
@@ -410,11 +407,9 @@ impl Inner {
     /// until the world has let go of it or the bound has passed.
     pub(crate) fn shut_down(self: &Rc<Self>) {
         self.drop_tasks();
-        let keys = self.ops.borrow().keys();
-        let interested: Vec<State> = keys
-            .into_iter()
-            .filter_map(|key| self.cancel(key))
-            .collect();
+        // What came with the last turn is told as it went.
+        self.deliver();
+        let mut interested = self.cancel_all();
         let bound = self.now() + SHUTDOWN_BOUND;
         while self.reactor.borrow().in_flight() > 0 && self.now() < bound {
             if self.turn_reactor(Wait::Until(bound)).is_err() {
@@ -426,6 +421,8 @@ impl Inner {
         // Sockets that outlive the runtime find a reactor that refuses.
         let reactor = self.reactor.replace(Box::new(Closed { now: self.now() }));
         drop(reactor);
+        let unended = self.ops.borrow().keys();
+        interested.extend(unended.into_iter().filter_map(|key| self.cancel(key)));
         // Who still waits does so on another runtime.
         for state in interested {
             match state {
@@ -437,6 +434,21 @@ impl Inner {
             }
         }
         self.wake_for_buffers();
+    }
+
+    /// Has all operations end. Sinks hear yet how those went that were posted; gives who else was
+    /// interested.
+    fn cancel_all(&self) -> Vec<State> {
+        let keys = self.ops.borrow().keys();
+        let mut interested = Vec::new();
+        for key in keys {
+            if self.ops.borrow().is_posted(key) {
+                self.reactor.borrow_mut().cancel(key);
+            } else {
+                interested.extend(self.cancel(key));
+            }
+        }
+        interested
     }
 
     /// Drops the futures of all tasks, and those that their drops spawn.

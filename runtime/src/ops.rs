@@ -272,6 +272,14 @@ impl Ops {
             .collect()
     }
 
+    /// Whether a sink waits for the one completion of `key`.
+    pub(crate) fn is_posted(&self, key: OpKey) -> bool {
+        let entry = self.entries.get(key.index as usize);
+        entry.is_some_and(|entry| {
+            entry.generation == key.generation && matches!(entry.state, State::Posted(_))
+        })
+    }
+
     fn entry(&mut self, key: OpKey) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(key.index as usize)?;
         (entry.generation == key.generation).then_some(entry)

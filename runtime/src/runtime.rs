@@ -128,7 +128,8 @@ impl Runtime {
     /// Runs `future` to its end on this thread, and every spawned task meanwhile.
     ///
     /// When it returns, spawned tasks are suspended until the next `block_on`, or dropped with the
-    /// runtime; what they have started or sent is on its way.
+    /// runtime; what they have started or sent is on its way. A send that finds no room in its
+    /// socket's buffer waits for the next `block_on`, and is lost if there is none.
     ///
     /// # Panics
     /// When this thread runs a runtime already, when `future` panics, or when the reactor fails.
