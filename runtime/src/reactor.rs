@@ -53,7 +53,9 @@ pub struct FileId(pub u32);
 pub enum Op {
     /// Completes in the next turn; what a trip through the reactor costs.
     Nop,
-    /// Sends one datagram: to `to`, or to the connected peer.
+    /// Sends one datagram: to `to`, or to the connected peer. If there is no room for it in the
+    /// socket's buffer it waits, as does what is sent later from that socket; once there is room it
+    /// may be late by a millisecond.
     Send {
         /// From this socket.
         socket: SocketId,
@@ -61,8 +63,7 @@ pub enum Op {
         to: Option<SocketAddr>,
         /// The payload; held until the completion.
         payload: SharedBuf,
-        /// Nobody waits for its end, nor for the buffer: no sleep need end when it has. If there is
-        /// no room for it in the socket's buffer it may be late by a millisecond.
+        /// Nobody waits for its end, nor for the buffer: no sleep need end when it has.
         unawaited: bool,
     },
     /// Sends a run: one datagram for each `segment` bytes of the payload, the last one perhaps

@@ -1,30 +1,33 @@
 //! A send that finds no room in its socket's buffer waits, and holds up nobody: neither datagrams
-//! nor timers. It leaves when there is room, whatever else happens. And runs on a link that bears
-//! none.
+//! nor timers. It leaves when there is room, whatever else happens, and before what is sent later.
+//! And runs on a link that bears none.
 //!
 //! What fills a buffer is a peer on the link that is not there: what is sent to it waits until its
-//! address is given up. That takes a network of our own, hence `unshare(2)` and the privilege to.
+//! address is given up. Or a slow link. That takes a network of our own, hence `unshare(2)` and the
+//! privilege to.
 
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use viewring_runtime::net::UdpSocket;
+use futures::future::join_all;
+use viewring_runtime::net::{UdpOptions, UdpSocket};
 use viewring_runtime::time::{Instant, sleep, timeout};
 use viewring_runtime::{Config, Runtime, Uring, metrics};
 
-/// Whoever runs the test again, in a network of its own.
+/// Whoever runs a test again, in a network of its own.
 const INSIDE: &str = "BLOCKED_SEND_INSIDE";
 
-#[test]
-fn a_send_without_room_holds_up_nobody() {
+/// Runs `test` in a network that the commands of `set_up` make; the test of this program that is
+/// called `name` does nothing else.
+fn in_a_network_of_its_own(name: &str, set_up: &str, test: fn()) {
     if std::env::var_os(INSIDE).is_some() {
-        return inside();
+        return test();
     }
-    let set_up = "ip link set lo up && ip link add near type veth peer name far \
-        && ip addr add 10.99.0.1/24 dev near && ip link set near up && ip link set far up";
-    let test = std::env::current_exe().expect("this program");
+    let program = std::env::current_exe().expect("this program");
     let unshare = |script: &str| {
         Command::new("unshare")
             .args(["--net", "sh", "-c", script])
@@ -32,12 +35,130 @@ fn a_send_without_room_holds_up_nobody() {
             .status()
     };
     if !unshare(set_up).is_ok_and(|status| status.success()) {
-        eprintln!("not tried: it takes root, unshare(1) and ip(8)");
+        eprintln!("not tried: it takes root, unshare(1), ip(8) and tc(8)");
         return;
     }
-    let run = format!("{set_up} && exec {} --nocapture", test.display());
+    let run = format!(
+        "{set_up} && exec {} --exact {name} --nocapture",
+        program.display()
+    );
     let status = unshare(&run).expect("it was tried before");
     assert!(status.success(), "see above");
+}
+
+/// On the other end of it there is nobody.
+const LINK: &str = "ip link set lo up && ip link add near type veth peer name far \
+    && ip addr add 10.99.0.1/24 dev near && ip link set near up && ip link set far up";
+
+#[test]
+fn a_send_without_room_holds_up_nobody() {
+    in_a_network_of_its_own("a_send_without_room_holds_up_nobody", LINK, inside);
+}
+
+#[test]
+fn in_a_larger_buffer_there_is_room_beside_what_waits_for_an_absent_peer() {
+    let name = "in_a_larger_buffer_there_is_room_beside_what_waits_for_an_absent_peer";
+    in_a_network_of_its_own(name, LINK, beside_an_absent_peer);
+}
+
+#[test]
+fn a_send_without_room_is_not_overtaken_for_long() {
+    let set_up = "ip link set lo up \
+        && tc qdisc add dev lo root tbf rate 8mbit burst 16kb limit 8mb";
+    let name = "a_send_without_room_is_not_overtaken_for_long";
+    in_a_network_of_its_own(name, set_up, on_a_slow_link);
+}
+
+fn beside_an_absent_peer() {
+    let absent = "10.99.0.79:9".parse().expect("an address");
+    Runtime::new(Uring::new().expect("a ring"), Config::default()).block_on(async {
+        let options = UdpOptions {
+            kernel_send_bytes: Some(1 << 20),
+            ..UdpOptions::default()
+        };
+        let any = "0.0.0.0:0".parse().expect("an address");
+        let socket = UdpSocket::bind_with(any, &options).expect("a socket");
+        let mut here = socket.local_addr();
+        here.set_ip("127.0.0.1".parse().expect("an address"));
+        let post = |to| {
+            let mut payload = socket.take_buf(100).expect("a buffer");
+            payload.set_len(100);
+            socket.post_to(payload.share(), to).expect("there is room");
+        };
+        for _ in 0..20 {
+            (0..30).for_each(|_| post(absent));
+            post(here);
+            let heard = timeout(Duration::from_millis(500), socket.recv_datagram()).await;
+            assert_eq!(
+                heard.expect("heard").expect("no error").payload().len(),
+                100
+            );
+        }
+    });
+}
+
+/// The buffer is never empty and never full for long, so that there is mostly room for what is new.
+fn on_a_slow_link() {
+    const LEN: usize = 1_000;
+    let receiver = StdSocket::bind("127.0.0.1:0").expect("a socket");
+    let to = receiver.local_addr().expect("bound");
+    receiver
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .expect("set");
+    let received = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&received);
+    let hears = thread::spawn(move || {
+        let (mut order, mut buf) = (Vec::new(), [0; LEN]);
+        while receiver.recv(&mut buf).is_ok() {
+            let (number, _) = buf.split_first_chunk().expect("long enough");
+            order.push(u64::from_le_bytes(*number));
+            count.store(order.len(), Ordering::Relaxed);
+        }
+        order
+    });
+    let runtime = Runtime::new(Uring::new().expect("a ring"), Config::default());
+    let posted = runtime.block_on(async {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let socket = UdpSocket::bind_with(any, &UdpOptions::default()).expect("a socket");
+        let post = |number: usize| {
+            let mut payload = socket.take_buf(LEN).expect("a buffer");
+            payload.put_slice(&(number as u64).to_le_bytes());
+            payload.set_len(LEN);
+            socket.post_to(payload.share(), to).expect("there is room");
+        };
+        const BURST: usize = 500;
+        (0..BURST).for_each(post);
+        sleep(Duration::from_millis(2)).await;
+        let waiting = metrics().reactor("sends_blocked") as usize;
+        assert!(waiting > 0, "the buffer is full");
+        let room = BURST - waiting;
+        // They leave one by one, not only when half the buffer is free.
+        sleep(Duration::from_millis(20)).await;
+        assert!(socket.stats().posted > room as u64);
+        // If those wait on, three quarters of the buffer are full.
+        let under_way = waiting + room * 3 / 4;
+        let (began, mut posted) = (Instant::now(), BURST);
+        while began.elapsed() < Duration::from_secs(2) {
+            while posted - received.load(Ordering::Relaxed) < under_way {
+                post(posted);
+                posted += 1;
+            }
+            sleep(Duration::from_micros(500)).await;
+        }
+        while socket.stats().posted < posted as u64 {
+            assert!(began.elapsed() < Duration::from_secs(10), "some never left");
+            sleep(Duration::from_millis(10)).await;
+        }
+        posted
+    });
+    let order = hears.join().expect("it heard");
+    assert_eq!(order.len(), posted);
+    let overtaken = |place: usize| {
+        let earlier = &order[..place];
+        earlier.iter().filter(|&&by| by > order[place]).count()
+    };
+    let worst = (0..order.len()).map(overtaken).max().expect("some");
+    assert!(worst < 64, "one of {posted} was overtaken by {worst}");
 }
 
 fn inside() {
@@ -100,6 +221,15 @@ fn inside() {
         sleep(Duration::from_millis(1)).await;
         let blocked = || metrics().reactor("sends_blocked");
         assert!(blocked() > 0, "the buffer is full");
+
+        // Futures that give up, wherever in the line they stand.
+        for _ in 0..600 {
+            post(100);
+        }
+        for _ in 0..3 {
+            let sends = (0..40).map(|_| socket.send_to(b"awaited", nobody));
+            let _in_vain = timeout(Duration::from_millis(3), join_all(sends)).await;
+        }
 
         // A datagram.
         let mut to = socket.local_addr();

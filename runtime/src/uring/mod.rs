@@ -29,6 +29,7 @@ mod sockets;
 mod timer;
 mod unpark;
 mod user_data;
+mod waiting;
 
 use std::fmt;
 use std::io;
@@ -48,6 +49,7 @@ use self::sockets::{DATAGRAM_OVERHEAD, Sockets};
 use self::timer::DeadlineTimer;
 use self::unpark::{Unparker, WakeRead};
 use self::user_data::UserData;
+use self::waiting::Waiting;
 use crate::buf::BufPool;
 use crate::net::UdpOptions;
 use crate::reactor::{Completion, FileId, Op, OpKey, Outcome, Reactor, SocketId, Unpark, Wait};
@@ -95,8 +97,13 @@ pub struct Uring {
     /// Random numbers that nobody was given yet.
     drawn: Vec<u64>,
     counters: Counters,
-    /// Sends of this turn for whose end nobody waits.
+    /// Sends of this turn that are tried at once, and for whose end nobody waits.
     unawaited: u32,
+    /// Sends that found no room.
+    waiting: Waiting,
+    /// When those of them that were called are tried again. The timer is armed for it, or for
+    /// something earlier.
+    retry_at: Option<Instant>,
     /// Everything is being cancelled: nothing begins any more.
     is_draining: bool,
 }
@@ -117,7 +124,7 @@ struct Counters {
 const DRAWN_AT_ONCE: usize = 32;
 /// How long a dropped ring waits for its operations.
 const DRAIN_BOUND: Duration = Duration::from_secs(1);
-/// A send that was to be done at once, and found no room, is tried again so soon.
+/// A send that found no room is tried again so soon.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
 /// How often a bind that finds its address in use looks whether a closing socket held it.
 const BIND_ATTEMPTS: u32 = 3;
@@ -157,6 +164,8 @@ impl Uring {
             drawn: Vec::with_capacity(DRAWN_AT_ONCE),
             counters: Counters::default(),
             unawaited: 0,
+            waiting: Waiting::default(),
+            retry_at: None,
             is_draining: false,
         })
     }
@@ -196,11 +205,21 @@ impl Uring {
         }
     }
 
+    /// Has an operation end that stands before this in the queue, or in flight.
+    fn push_cancel(&mut self, target: UserData) {
+        let cancel = opcode::AsyncCancel::new(target.encode())
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(UserData::Cancel.encode());
+        // SAFETY: it names no memory. It stands behind its target in the queue, so it finds it.
+        unsafe { self.ring.push(cancel) };
+    }
+
     fn arm_timer(&mut self, deadline: Instant) {
         self.counters.timer_armed += u64::from(self.timer.arm(&mut self.ring, deadline));
     }
 
-    /// When a sleep ends, whatever happens: sends that failed for want of room are tried again.
+    /// When a sleep ends, whatever happens: sends that found no room stand in line then.
     fn wake_up_at(&self, wait: Wait, expected: u32) -> Option<Instant> {
         let deadline = match wait {
             Wait::Until(deadline) => Some(deadline),
@@ -224,7 +243,7 @@ impl Uring {
 
     fn dispatch(&mut self, cqe: &cqueue::Entry, completions: &mut Vec<Completion>) {
         match UserData::decode(cqe.user_data()) {
-            UserData::Op(key) if self.send_again(key, cqe) => {}
+            UserData::Op(key) if self.send_goes_on(key, cqe) => {}
             UserData::Op(key) => self.complete(key, cqe, completions),
             UserData::Sync(key) => self.complete_sync(key, cqe, completions),
             UserData::Timer(generation) => {
@@ -283,6 +302,9 @@ impl Uring {
         };
         if !more {
             let held = self.slots.vacate(key);
+            if let Held::Send { socket, way, .. } = held {
+                self.send_ended(key, socket, way);
+            }
             self.release(&held);
         }
         completions.push(Completion { key, result, more });
@@ -311,6 +333,7 @@ impl Uring {
     /// Cancels everything and waits until the kernel has let go. False if it has not, in time.
     fn drain(&mut self) -> bool {
         self.is_draining = true;
+        self.drop_waiting();
         let bound = self.now() + DRAIN_BOUND;
         // A close that is cancelled leaves its descriptor open: those under way come first.
         self.turn_while(bound, |uring| uring.files.closing > 0);
@@ -448,20 +471,14 @@ impl Reactor for Uring {
                 to,
                 payload,
                 unawaited,
-            } => {
-                self.unawaited += u32::from(unawaited);
-                self.start_send(key, socket, to, payload, unawaited)
-            }
+            } => return self.start_send(key, socket, to, payload, unawaited),
             Op::SendRun {
                 socket,
                 to,
                 payload,
                 segment,
                 unawaited,
-            } => {
-                self.unawaited += u32::from(unawaited);
-                self.start_send_run(key, socket, to, (payload, segment), unawaited)
-            }
+            } => return self.start_send_run(key, socket, to, (payload, segment), unawaited),
             Op::ReceiveMany { socket } => self.start_receive(key, socket),
             Op::ShutdownSignal => self.start_signal(key),
             Op::WriteSync { file, offset, data } => {
@@ -487,18 +504,11 @@ impl Reactor for Uring {
             return;
         };
         let is_pair = matches!(held, Held::WriteSync { .. });
-        if let Held::Send { way, .. } = held {
-            way.at_once = false; // that it found no room is how it ends
-        }
+        self.cancel_send(key);
         self.counters.cancels += 1;
-        let targets = [UserData::Op(key), UserData::Sync(key)];
-        for target in &targets[..1 + usize::from(is_pair)] {
-            let cancel = opcode::AsyncCancel::new(target.encode())
-                .build()
-                .flags(squeue::Flags::SKIP_SUCCESS)
-                .user_data(UserData::Cancel.encode());
-            // SAFETY: it names no memory. It stands behind its target in the queue, so it finds it.
-            unsafe { self.ring.push(cancel) };
+        self.push_cancel(UserData::Op(key));
+        if is_pair {
+            self.push_cancel(UserData::Sync(key));
         }
     }
 
@@ -517,10 +527,10 @@ impl Reactor for Uring {
         if sleep {
             self.arm_wake();
         }
-        // A send that nobody awaits is done, or has failed, while its entry is consumed
-        // (`MSG_DONTWAIT`): its completion is there before the sleep begins, and would end it, once
-        // in every turn. So the sleep waits for one completion more than there are of these, and a
-        // millisecond at most, in case that one was to be tried again.
+        // A send is done, or has failed, while its entry is consumed (`MSG_DONTWAIT`): its
+        // completion is there before the sleep begins. If nobody awaits it, it is not to end the
+        // sleep, once in every turn: that waits for one completion more than there are of these,
+        // and a millisecond at most, in case one found no room.
         let unawaited = mem::take(&mut self.unawaited);
         let expected = if self.sockets.is_closing() {
             0 // the last one of a socket closes it
@@ -532,6 +542,7 @@ impl Reactor for Uring {
         }
         self.ring.enter(if sleep { 1 + expected } else { 0 })?;
         self.dispatch_reaped(completions);
+        self.retry_sends();
         Ok(())
     }
 

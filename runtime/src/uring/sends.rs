@@ -1,16 +1,23 @@
 //! Sends: one datagram or a run of them, at once or when there is room.
+//!
+//! Each is first tried at once (`MSG_DONTWAIT`), and fails if it finds no room. Then it stands in
+//! line (see `waiting.rs`), and is handed over again when it is its turn, to wait for room. Half of
+//! the buffer has to be free for the kernel to wake it. That may take long while there is room for
+//! a few: what is sent to a peer that has left the link stays in the buffer until its address is
+//! given up, for seconds. So each millisecond those who wait in the kernel are called back and
+//! tried anew.
 
 use std::net::SocketAddr;
 
 use io_uring::{cqueue, opcode, squeue, types};
 
-use super::Uring;
 use super::address::RawAddress;
 use super::run::RunMessage;
-use super::slots::{Held, Way};
+use super::slots::{Held, Stage, Way};
 use super::user_data::UserData;
+use super::{RETRY_AFTER, Uring};
 use crate::buf::SharedBuf;
-use crate::reactor::{OpKey, SocketId};
+use crate::reactor::{OpKey, Reactor, SocketId};
 
 impl Uring {
     pub(super) fn start_send(
@@ -19,16 +26,15 @@ impl Uring {
         socket: SocketId,
         to: Option<SocketAddr>,
         payload: SharedBuf,
-        at_once: bool,
-    ) -> squeue::Entry {
-        self.sockets.using(socket);
+        unawaited: bool,
+    ) {
         let held = Held::Send {
             socket,
             payload,
             way: Way {
                 has_address: to.is_some(),
                 is_run: false,
-                at_once,
+                stage: Stage::AtOnce,
             },
         };
         let shared = self.slots.occupy(key, held);
@@ -37,7 +43,7 @@ impl Uring {
             // kernel does not look at it, nor does anybody else hold a reference.
             unsafe { (*shared).address = RawAddress::new(to) };
         }
-        self.send_entry(key)
+        self.begin_send(key, socket, unawaited);
     }
 
     pub(super) fn start_send_run(
@@ -46,9 +52,8 @@ impl Uring {
         socket: SocketId,
         to: SocketAddr,
         (payload, segment): (SharedBuf, u16),
-        at_once: bool,
-    ) -> squeue::Entry {
-        self.sockets.using(socket);
+        unawaited: bool,
+    ) {
         let (data, len) = (payload.as_ptr(), payload.len());
         let held = Held::Send {
             socket,
@@ -56,7 +61,7 @@ impl Uring {
             way: Way {
                 has_address: true,
                 is_run: true,
-                at_once,
+                stage: Stage::AtOnce,
             },
         };
         let shared = self.slots.occupy(key, held);
@@ -64,11 +69,76 @@ impl Uring {
         let shared = unsafe { &mut *shared };
         let run = shared.run.get_or_insert_with(RunMessage::new);
         run.fill(RawAddress::new(to), data, len, segment);
-        self.send_entry(key)
+        self.begin_send(key, socket, unawaited);
     }
 
-    /// The entry of a send whose slot is filled.
-    fn send_entry(&mut self, key: OpKey) -> squeue::Entry {
+    fn begin_send(&mut self, key: OpKey, socket: SocketId, unawaited: bool) {
+        self.sockets.using(socket);
+        if self.waiting.is_line(socket) {
+            return self.line_up(key, socket);
+        }
+        self.unawaited += u32::from(unawaited);
+        self.hand_over(key);
+    }
+
+    fn line_up(&mut self, key: OpKey, socket: SocketId) {
+        self.counters.sends_blocked += 1;
+        self.enter_stage(key, Stage::InLine);
+        self.waiting.line_up(socket, key);
+        self.call_next(socket);
+    }
+
+    /// Hands over those whose turn it is.
+    fn call_next(&mut self, socket: SocketId) {
+        for key in self.waiting.call(socket) {
+            self.enter_stage(key, Stage::Called);
+            self.hand_over(key);
+        }
+    }
+
+    fn enter_stage(&mut self, key: OpKey, stage: Stage) {
+        if let Some(Held::Send { way, .. }) = self.slots.held(key) {
+            way.stage = stage;
+        }
+    }
+
+    /// Hands a send whose slot is filled to the kernel.
+    fn hand_over(&mut self, key: OpKey) {
+        let (entry, stage) = self.send_entry(key);
+        // SAFETY: the slot invariant: the slot owns what the entry names, and keeps it until the
+        // completion after which nothing is handed over any more.
+        unsafe { self.ring.push(entry.user_data(UserData::Op(key).encode())) };
+        if stage == Stage::Called {
+            self.retry_soon();
+        }
+    }
+
+    fn retry_soon(&mut self) {
+        if self.retry_at.is_none() {
+            let retry_at = self.now() + RETRY_AFTER;
+            self.retry_at = Some(retry_at);
+            self.arm_timer(retry_at);
+        }
+    }
+
+    /// Calls back those who wait in the kernel, if it is time: they are tried anew when their
+    /// cancellation shows.
+    pub(super) fn retry_sends(&mut self) {
+        let Some(retry_at) = self.retry_at else {
+            return;
+        };
+        if self.now() < retry_at {
+            return self.arm_timer(retry_at); // it may have fired for something earlier
+        }
+        self.retry_at = None;
+        for key in self.waiting.called() {
+            self.push_cancel(UserData::Op(key));
+            self.retry_soon();
+        }
+    }
+
+    /// The entry of a send whose slot is filled, and its stage.
+    fn send_entry(&mut self, key: OpKey) -> (squeue::Entry, Stage) {
         let Some((
             Held::Send {
                 socket,
@@ -81,40 +151,78 @@ impl Uring {
             unreachable!("{key:?} sends")
         };
         let fd = types::Fd(self.sockets.descriptor(*socket));
-        let flags = if way.at_once { libc::MSG_DONTWAIT } else { 0 };
+        let flags = match way.stage {
+            Stage::AtOnce => libc::MSG_DONTWAIT,
+            Stage::InLine | Stage::Called | Stage::Cancelled => 0,
+        };
         // SAFETY: `shared` points to a live, initialised value; it is only read, and so does the
         // kernel, at most.
         let shared = unsafe { &*shared };
         if way.is_run {
             let run = shared.run.as_ref().expect("it was filled");
             let send = opcode::SendMsg::new(fd, run.header());
-            return send.flags(flags as u32).build();
+            return (send.flags(flags as u32).build(), way.stage);
         }
         let send = opcode::Send::new(fd, payload.as_ptr(), payload.len() as u32).flags(flags);
-        if way.has_address {
+        let entry = if way.has_address {
             let address = &shared.address;
             send.dest_addr(address.as_ptr())
                 .dest_addr_len(address.len())
                 .build()
         } else {
             send.build()
+        };
+        (entry, way.stage)
+    }
+
+    /// Whether the completion of a send is none: it found no room, or was called back to be tried
+    /// anew.
+    pub(super) fn send_goes_on(&mut self, key: OpKey, cqe: &cqueue::Entry) -> bool {
+        let Some(Held::Send { socket, way, .. }) = self.slots.held(key) else {
+            return false;
+        };
+        let (socket, stage) = (*socket, way.stage);
+        match (stage, -cqe.result()) {
+            _ if self.is_draining => return false,
+            (Stage::AtOnce, libc::EAGAIN) => self.line_up(key, socket),
+            (Stage::Called, libc::ECANCELED | libc::EINTR) => self.hand_over(key),
+            _ => return false,
+        }
+        true
+    }
+
+    /// A send has had its final completion.
+    pub(super) fn send_ended(&mut self, key: OpKey, socket: SocketId, way: Way) {
+        if way.stage == Stage::Called {
+            self.waiting.leave(socket, key);
+            self.call_next(socket);
         }
     }
 
-    /// A send that was to be done at once found no room: it waits for some. Whether it was so.
-    pub(super) fn send_again(&mut self, key: OpKey, cqe: &cqueue::Entry) -> bool {
-        let Some(Held::Send { way, .. }) = self.slots.held(key) else {
-            return false;
+    /// A send is about to be cancelled: whatever comes next of it ends it. It holds up nobody.
+    pub(super) fn cancel_send(&mut self, key: OpKey) {
+        let Some(Held::Send { socket, way, .. }) = self.slots.held(key) else {
+            return;
         };
-        if !way.at_once || cqe.result() != -libc::EAGAIN || self.is_draining {
-            return false;
+        let (socket, stage) = (*socket, std::mem::replace(&mut way.stage, Stage::Cancelled));
+        match stage {
+            Stage::AtOnce | Stage::Cancelled => {}
+            Stage::InLine => {
+                self.waiting.leave(socket, key);
+                self.hand_over(key); // so that it has an end
+            }
+            Stage::Called => {
+                self.waiting.leave(socket, key);
+                self.call_next(socket);
+            }
         }
-        way.at_once = false;
-        self.counters.sends_blocked += 1;
-        let entry = self.send_entry(key);
-        // SAFETY: the slot invariant: the slot keeps what the entry names until the next
-        // completion.
-        unsafe { self.ring.push(entry.user_data(UserData::Op(key).encode())) };
-        true
+    }
+
+    /// Forgets the sends that stand in line: the kernel knows nothing of them.
+    pub(super) fn drop_waiting(&mut self) {
+        for key in self.waiting.clear() {
+            let held = self.slots.vacate(key);
+            self.release(&held);
+        }
     }
 }

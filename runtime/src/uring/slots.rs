@@ -32,8 +32,20 @@ pub(super) struct Way {
     pub(super) has_address: bool,
     /// It is a run: the message in the slot tells of it.
     pub(super) is_run: bool,
-    /// It fails rather than wait for room in the socket's buffer.
-    pub(super) at_once: bool,
+    pub(super) stage: Stage,
+}
+
+/// How far a send is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Handed over; it fails rather than wait for room in the socket's buffer.
+    AtOnce,
+    /// That failed, or others wait: the kernel does not know of it (any more).
+    InLine,
+    /// Handed over again, to wait for room.
+    Called,
+    /// Handed over, and not to be tried again, however it ends.
+    Cancelled,
 }
 
 /// What the kernel reads or writes by address.
