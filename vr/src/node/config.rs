@@ -223,6 +223,7 @@ impl NodeConfig {
             socket: UdpOptions {
                 recv_buffers: 2048,
                 sends_in_flight: 8192,
+                kernel_send_bytes: Some(KERNEL_SEND_BYTES),
                 ..default.socket
             },
             ..default
@@ -238,11 +239,19 @@ impl NodeConfig {
                 // Each is long enough for the longest datagram of the format.
                 recv_buffers: 512,
                 sends_in_flight: 8192,
+                kernel_send_bytes: Some(KERNEL_SEND_BYTES),
                 ..default.socket
             },
         }
     }
 }
+
+/// What is sent to a peer that has left the link stays in the send buffer until its address is
+/// given up, for seconds: 208 KiB at most (`net.ipv4.neigh.default.unres_qlen_bytes`), which is all
+/// of the buffer that a socket has by itself. This much, which the kernel doubles, leaves room for
+/// others beside a few such peers, and a gigabit link is never behind by more than 17 ms. Where the
+/// kernel's maximum is less (`net.core.wmem_max`), it is still twice what it would be.
+const KERNEL_SEND_BYTES: usize = 1 << 20;
 
 /// A Prepare without its entries: view, commit-number and the head of the run.
 const PREPARE_FIXED: usize = 48;
