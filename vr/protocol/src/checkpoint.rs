@@ -325,6 +325,7 @@ impl Incoming {
     pub(crate) fn finish(
         self,
         group: &Configuration,
+        life: Incarnation,
         trusting: bool,
     ) -> Result<(Checkpoint, ClientTable), NotAsPromised> {
         assert!(self.is_whole(), "all of it is here");
@@ -334,7 +335,7 @@ impl Incoming {
         }
         let read = |at, most| self.bytes.read(at, most);
         let (table, state_at) =
-            ClientTable::thaw(read, group, self.summary.op).ok_or(NotAsPromised)?;
+            ClientTable::thaw(read, group, life, self.summary.op).ok_or(NotAsPromised)?;
         let checkpoint = Checkpoint {
             summary: self.summary,
             state_at,

@@ -5,9 +5,10 @@
 //! in `InFlight`, which is rebuilt whenever a log is installed.
 
 use crate::bug::Bug;
+use crate::by_client::ByClient;
 use crate::configuration::Configuration;
 use crate::frozen::{Run, Unread};
-use crate::ids::{ClientId, OpNumber, ReplicaId, RequestNumber};
+use crate::ids::{ClientId, Incarnation, OpNumber, ReplicaId, RequestNumber};
 use crate::in_flight::InFlight;
 use crate::log::{Entry, Kind};
 use crate::message::{Outcome, Request};
@@ -54,7 +55,7 @@ impl Client {
 /// longest, in the order of the log.
 #[derive(Debug)]
 pub(crate) struct ClientTable {
-    clients: BTreeMap<ClientId, Client>,
+    clients: ByClient<Client>,
     /// Each client under an op-number of its own that is not above its last one: an old one is
     /// corrected when it is looked at, so that executing costs nothing.
     ages: BTreeMap<OpNumber, ClientId>,
@@ -88,9 +89,10 @@ pub(crate) enum Seen {
 }
 
 impl ClientTable {
-    pub(crate) fn new(group: &Configuration) -> Self {
+    /// An empty table, at a replica in this life of it.
+    pub(crate) fn new(group: &Configuration, life: Incarnation) -> Self {
         Self {
-            clients: BTreeMap::new(),
+            clients: ByClient::new(life),
             ages: BTreeMap::new(),
             walk_ins: WalkIns::new(group.max_clients()),
             kept_bytes: 0,
@@ -119,14 +121,14 @@ impl ClientTable {
 
     /// Where replies go, as the client's registration said.
     pub(crate) fn return_address(&self, client: ClientId) -> Option<&[u8]> {
-        let client = self.clients.get(&client)?;
+        let client = self.clients.get(client)?;
         Some(&client.return_address)
     }
 
     /// VRR §4.1, step 2: compares the request-number with what is known, having executed the log
     /// up to `executed`.
     pub(crate) fn look(&self, request: &Request, in_flight: &InFlight, executed: OpNumber) -> Seen {
-        let known = self.clients.get(&request.client);
+        let known = self.clients.get(request.client);
         if request.kind == Kind::Register {
             return match known {
                 Some(client) if self.is_of_life(client, request.session) => {
@@ -172,7 +174,7 @@ impl ClientTable {
     }
 
     fn is_new(&self, entry: &Entry) -> bool {
-        self.clients.get(&entry.client()).is_some_and(|client| {
+        self.clients.get(entry.client()).is_some_and(|client| {
             client.session == entry.session() && client.number < entry.number()
         })
     }
@@ -181,7 +183,7 @@ impl ClientTable {
     /// holds; that of another life ends the session.
     pub(crate) fn register(&mut self, entry: &Entry) -> Outcome {
         let (id, session) = (entry.client(), entry.op());
-        match self.clients.get(&id) {
+        match self.clients.get(id) {
             Some(client) if self.is_of_life(client, entry.session()) => {
                 return Outcome::Registered {
                     session: client.session,
@@ -219,7 +221,7 @@ impl ClientTable {
     }
 
     fn remove(&mut self, id: ClientId) {
-        let client = self.clients.remove(&id).expect("it is registered");
+        let client = self.clients.remove(id).expect("it is registered");
         self.ages.remove(&client.age);
         self.kept_bytes -= bytes_of(&client.outcome);
     }
@@ -233,7 +235,7 @@ impl ClientTable {
             return self.remove(id);
         }
         while let Some((age, id)) = self.ages.pop_first() {
-            let client = self.clients.get_mut(&id).expect("it has an age");
+            let client = self.clients.get_mut(id).expect("it has an age");
             if client.last_op == age {
                 return self.remove(id);
             }
@@ -247,7 +249,7 @@ impl ClientTable {
     pub(crate) fn record(&mut self, entry: &Entry, result: &[u8]) -> Outcome {
         let client = self
             .clients
-            .get_mut(&entry.client())
+            .get_mut(entry.client())
             .expect("an executed entry has a client");
         assert!(
             client.number < entry.number(),
@@ -272,7 +274,7 @@ impl ClientTable {
 
     /// How a committed entry that was not executed is to be answered.
     pub(crate) fn answer_unexecuted(&self, entry: &Entry) -> Option<Outcome> {
-        match self.clients.get(&entry.client()) {
+        match self.clients.get(entry.client()) {
             Some(client) if client.session == entry.session() => {
                 (client.number == entry.number()).then(|| client.outcome.clone())
             }
@@ -289,7 +291,7 @@ impl ClientTable {
 
     /// [`Bug::EvictedExecuted`]: a client that is not known is made known, and heard.
     pub(crate) fn revive(&mut self, entry: &Entry) -> bool {
-        if entry.kind() == Kind::Operation && !self.clients.contains_key(&entry.client()) {
+        if entry.kind() == Kind::Operation && self.clients.get(entry.client()).is_none() {
             let mut client = Client {
                 session: entry.session(),
                 life: OpNumber::ZERO,
@@ -340,9 +342,9 @@ impl Frozen {
 impl ClientTable {
     /// The table as it is now.
     pub(crate) fn freeze(&self) -> Frozen {
-        let clients = self.clients.iter();
+        let clients = self.clients.sorted().into_iter();
         Frozen {
-            sessions: clients.map(|(&id, client)| (id, client.clone())).collect(),
+            sessions: clients.map(|(id, client)| (id, client.clone())).collect(),
             walk_ins: self.walk_ins.freeze(),
         }
     }
@@ -352,14 +354,15 @@ impl ClientTable {
     pub(crate) fn thaw<'a>(
         read: impl Fn(u64, usize) -> &'a [u8],
         group: &Configuration,
+        life: Incarnation,
         last_op: OpNumber,
     ) -> Option<(Self, u64)> {
         let mut bytes = Unread::new(read);
-        let mut table = Self::new(group);
+        let mut table = Self::new(group, life);
+        let mut last_id = None;
         for _ in 0..bytes.count()? {
             let (id, client) = bytes.parse(get_client)?;
-            let last = table.clients.last_key_value();
-            let in_order = last.is_none_or(|(last, _)| *last < id);
+            let in_order = last_id.replace(id).is_none_or(|last| last < id);
             let fresh = table.ages.insert(client.last_op, id).is_none();
             let in_past = client.session <= client.last_op && client.last_op <= last_op;
             if !in_order || !fresh || !in_past {

@@ -1,10 +1,10 @@
 //! What is in the log and not executed yet, by client.
 
-use crate::ids::{ClientId, OpNumber, RequestNumber};
+use crate::by_client::ByClient;
+use crate::ids::{ClientId, Incarnation, OpNumber, RequestNumber};
 use crate::log::{Entry, Kind};
 use crate::message::Request;
 use crate::walk_ins;
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 /// A client's part of the log's unexecuted tail.
@@ -18,16 +18,24 @@ struct Flying {
 }
 
 /// An index over the entries that are in the log and not executed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) walk_ins: walk_ins::Flying,
-    clients: BTreeMap<ClientId, Flying>,
+    clients: ByClient<Flying>,
 }
 
 impl InFlight {
+    /// That of nothing, at a replica in this life of it.
+    pub(crate) fn new(life: Incarnation) -> Self {
+        Self {
+            walk_ins: walk_ins::Flying::default(),
+            clients: ByClient::new(life),
+        }
+    }
+
     /// The index of this tail.
-    pub(crate) fn of<'a>(tail: impl Iterator<Item = &'a Entry>) -> Self {
-        let mut index = Self::default();
+    pub(crate) fn of<'a>(life: Incarnation, tail: impl Iterator<Item = &'a Entry>) -> Self {
+        let mut index = Self::new(life);
         for entry in tail {
             index.add(entry);
         }
@@ -42,7 +50,7 @@ impl InFlight {
         if entry.kind() == Kind::Query {
             return; // of no session
         }
-        let flying = self.clients.entry(entry.client()).or_default();
+        let flying = self.clients.entry(entry.client());
         flying.entries += 1;
         if entry.kind() == Kind::Register {
             flying.registrations.push((entry.op(), entry.session()));
@@ -75,13 +83,13 @@ impl InFlight {
     }
 
     fn of_client(&self, client: ClientId, is_so: impl FnOnce(&Flying) -> bool) -> bool {
-        self.clients.get(&client).is_some_and(is_so)
+        self.clients.get(client).is_some_and(is_so)
     }
 
     /// [`Bug::TableUpdatedOnAccept`]: what was in flight stays so.
-    pub(crate) fn merge(&mut self, other: Self) {
-        for (client, flying) in other.clients {
-            let merged = self.clients.entry(client).or_default();
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (client, flying) in other.clients.sorted() {
+            let merged = self.clients.entry(client);
             merged.entries += flying.entries;
             merged.last = merged.last.max(flying.last);
         }
@@ -97,12 +105,12 @@ impl InFlight {
         }
         let flying = self
             .clients
-            .get_mut(&entry.client())
+            .get_mut(entry.client())
             .expect("executed entries were in flight");
         flying.entries -= 1;
         flying.registrations.retain(|(op, _)| *op != entry.op());
         if flying.entries == 0 {
-            self.clients.remove(&entry.client());
+            self.clients.remove(entry.client());
         }
     }
 }

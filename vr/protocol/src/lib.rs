@@ -43,6 +43,7 @@ extern crate std;
 
 mod blocks;
 mod bug;
+mod by_client;
 mod checkpoint;
 mod client;
 mod client_table;
@@ -62,6 +63,7 @@ mod walk_ins;
 pub mod wire;
 
 pub use bug::Bug;
+pub use by_client::ByClient;
 pub use checkpoint::{Checkpoint, Digest, Draft, Restore, Summary};
 pub use client::{Answer, Session, SessionError, Target};
 pub use client_table::RETURN_ADDRESS_BYTES_MAX;

@@ -5,40 +5,47 @@
 //! costs a session some bytes once, and an operation nothing. Where a client was heard itself comes
 //! first: it may have moved.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use viewring_protocol::ClientId;
+use viewring_protocol::{ByClient, ClientId, Incarnation};
 
-/// The address from which each client was last heard. Bounded: beyond that one is forgotten, and
-/// learned anew when that client asks again.
+/// The address from which each client was last heard. Bounded: beyond that the one that was known
+/// for longest is forgotten, and learned anew when that client asks again.
 pub(super) struct Addresses {
-    known: BTreeMap<ClientId, SocketAddr>,
+    known: ByClient<SocketAddr>,
+    /// Those that are known, in the order in which they came to be.
+    ids: VecDeque<ClientId>,
 }
 
 const KNOWN_MAX: usize = 65_536;
 
 impl Addresses {
-    pub(super) fn new() -> Self {
+    /// At a replica in this life of it.
+    pub(super) fn new(life: Incarnation) -> Self {
         Self {
-            known: BTreeMap::new(),
+            known: ByClient::new(life),
+            ids: VecDeque::new(),
         }
     }
 
     pub(super) fn learn(&mut self, client: ClientId, from: SocketAddr) {
-        if let Some(known) = self.known.get_mut(&client) {
+        if let Some(known) = self.known.get_mut(client) {
             *known = from;
             return;
         }
-        if self.known.len() == KNOWN_MAX {
-            self.known.pop_first();
+        if self.known.len() == KNOWN_MAX
+            && let Some(first) = self.ids.pop_front()
+        {
+            self.known.remove(first);
         }
         self.known.insert(client, from);
+        self.ids.push_back(client);
     }
 
     pub(super) fn of(&self, client: ClientId) -> Option<SocketAddr> {
-        self.known.get(&client).copied()
+        self.known.get(client).copied()
     }
 }
 
@@ -81,12 +88,16 @@ mod tests {
 
     #[test]
     fn a_flood_of_clients_is_bounded_and_the_newest_is_known() {
-        let mut addresses = Addresses::new();
+        let mut addresses = Addresses::new(Incarnation(5));
         let from: SocketAddr = ([127, 0, 0, 1], 9).into();
         for client in 0..=KNOWN_MAX as u64 {
             addresses.learn(ClientId(client), from);
         }
-        assert_eq!(addresses.known.len(), KNOWN_MAX);
+        assert_eq!(
+            (addresses.known.len(), addresses.ids.len()),
+            (KNOWN_MAX, KNOWN_MAX)
+        );
+        assert_eq!(addresses.of(ClientId(0)), None);
         assert_eq!(addresses.of(ClientId(KNOWN_MAX as u64)), Some(from));
     }
 }

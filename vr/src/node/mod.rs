@@ -184,7 +184,7 @@ impl<S: StateMachine> Node<S> {
         };
         let memory = Memory::open(config.data.as_deref(), &config, group).await?;
         let core = memory.replica(&config, group, config.options());
-        let now = Instant::now();
+        let (now, life) = (Instant::now(), core.incarnation());
         Ok(Self {
             core,
             state_machine,
@@ -195,7 +195,7 @@ impl<S: StateMachine> Node<S> {
             timeouts: config.timeouts,
             round_trips: RoundTrips::new(config.replicas.len(), now),
             replicas: config.replicas,
-            clients: Addresses::new(),
+            clients: Addresses::new(life),
             door,
             upkeep_at: now + config.timeouts.upkeep,
             votes_expire_at: now + config.timeouts.silence * 2,

@@ -1,6 +1,8 @@
 use super::*;
 use crate::ids::{Checksum, View};
 
+const LIFE: Incarnation = Incarnation(5);
+
 fn request(client: u64, session: u64, number: u64) -> Request {
     Request {
         client: ClientId(client),
@@ -28,12 +30,12 @@ fn close(op: u64, client: u64, session: u64, number: u64) -> Entry {
 fn table(max_clients: u32) -> ClientTable {
     let group = Configuration::new(3).expect("odd");
     let group = group.with_reply_bytes(10, 20).expect("room for two");
-    ClientTable::new(&group.with_max_clients(max_clients).expect("room"))
+    ClientTable::new(&group.with_max_clients(max_clients).expect("room"), LIFE)
 }
 
 /// What a request is, to who has executed everything and has nothing in flight.
 fn seen(table: &ClientTable, request: &Request) -> Seen {
-    table.look(request, &InFlight::default(), OpNumber(u64::MAX))
+    table.look(request, &InFlight::new(LIFE), OpNumber(u64::MAX))
 }
 
 fn result() -> Outcome {
@@ -43,7 +45,7 @@ fn result() -> Outcome {
 #[test]
 fn a_request_goes_through_its_life() {
     let mut table = table(8);
-    let mut flying = InFlight::default();
+    let mut flying = InFlight::new(LIFE);
     let none = OpNumber(0);
     let register = request(1, 0, 0);
     assert_eq!(table.look(&register, &flying, none), Seen::New);
@@ -76,7 +78,7 @@ fn a_request_goes_through_its_life() {
 fn a_session_that_was_is_told_from_one_that_never_was() {
     let mut table = table(8);
     table.register(&entry(5, &request(1, 0, 0)));
-    let flying = InFlight::default();
+    let flying = InFlight::new(LIFE);
     let look = |session| table.look(&request(1, session, 1), &flying, OpNumber(7));
     assert_eq!(look(5), Seen::New);
     assert_eq!((look(3), look(7)), (Seen::Ended, Seen::Ended));
@@ -115,7 +117,7 @@ fn the_next_life_of_a_client_ends_the_session_of_the_last() {
 
 #[test]
 fn two_lives_in_flight_are_not_mixed_up() {
-    let mut flying = InFlight::default();
+    let mut flying = InFlight::new(LIFE);
     let table = table(8);
     for (op, request) in [
         request(1, 70, 0),
@@ -177,7 +179,10 @@ fn when_results_are_too_long_together_the_silent_are_forgotten() {
     table.record(&entry(5, &request(1, 1, 1)), &[0; 10]);
     table.record(&entry(6, &request(2, 2, 1)), &[0; 9]);
     table.record(&entry(7, &request(3, 3, 1)), &[0; 10]);
-    let left = |table: &ClientTable| table.clients.keys().map(|id| id.0).collect::<Vec<_>>();
+    let left = |table: &ClientTable| {
+        let clients = table.clients.sorted().into_iter();
+        clients.map(|(id, _)| id.0).collect::<Vec<_>>()
+    };
     assert_eq!((left(&table), table.kept_bytes), ([2, 3].into(), 19));
     // Shorter ones make room again.
     table.record(&entry(8, &request(3, 3, 2)), &[]);
@@ -269,8 +274,9 @@ fn a_flood_of_registrations_is_bounded_and_forgets_in_order_of_age() {
         assert!(
             table
                 .clients
-                .keys()
-                .map(|id| id.0)
+                .sorted()
+                .iter()
+                .map(|(id, _)| id.0)
                 .eq(last_heard.keys().copied())
         );
         assert_eq!(table.ages.len(), table.clients.len());
@@ -294,7 +300,7 @@ fn a_full_table_forgets_the_client_that_was_silent_longest() {
 #[test]
 fn a_table_of_a_checkpoint_knows_nothing_of_what_comes_later() {
     let group = Configuration::new(3).expect("odd");
-    let mut table = ClientTable::new(&group);
+    let mut table = ClientTable::new(&group, LIFE);
     let bytes_of = |table: &ClientTable| {
         let (mut frozen, mut out) = (table.freeze(), Vec::new());
         while frozen.write(1024, &mut out) {}
@@ -302,7 +308,7 @@ fn a_table_of_a_checkpoint_knows_nothing_of_what_comes_later() {
     };
     let is_of = |bytes: &[u8], last| {
         let read = |at, _| &bytes[usize::try_from(at).expect("small").min(bytes.len())..];
-        ClientTable::thaw(read, &group, OpNumber(last)).is_some()
+        ClientTable::thaw(read, &group, LIFE, OpNumber(last)).is_some()
     };
     table.register(&entry(4, &request(1, 0, 0)));
     let bytes = bytes_of(&table);

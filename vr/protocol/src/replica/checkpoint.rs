@@ -250,7 +250,7 @@ impl Replica {
         self.log.begin_behind(summary.op, summary.header);
         self.table = table;
         if self.has(Bug::TableNotInCheckpoint) {
-            self.table = ClientTable::new(&self.group);
+            self.table = ClientTable::new(&self.group, self.incarnation);
         }
         if let Some(bug) = self.bug {
             self.table.plant(bug, self.id);

@@ -225,7 +225,7 @@ impl Replica {
             unreachable!("a part became the whole");
         };
         let trusting = self.has(Bug::DigestIgnored);
-        match incoming.finish(&self.group, trusting) {
+        match incoming.finish(&self.group, self.incarnation, trusting) {
             Ok((checkpoint, table)) => {
                 self.fetching = Fetching::Whole(Rc::new(checkpoint), table);
                 self.use_whole(effects)
@@ -434,7 +434,7 @@ mod tests {
 
     /// Gives it a checkpoint that ends with entry 3, which is said to have this header.
     fn give_checkpoint(replica: &mut Replica, header: Header) -> Restore {
-        let table = ClientTable::new(&replica.group).freeze();
+        let table = ClientTable::new(&replica.group, replica.incarnation).freeze();
         let owner = (ReplicaId(0), Incarnation(0));
         let mut draft = Draft::new(owner, OpNumber(3), header, table);
         while draft.write_clients(1024) {}

@@ -166,8 +166,8 @@ impl Replica {
             commit: OpNumber::ZERO,
             commit_heard: OpNumber::ZERO,
             applied: OpNumber::ZERO,
-            table: ClientTable::new(&group),
-            in_flight: InFlight::default(),
+            table: ClientTable::new(&group, incarnation),
+            in_flight: InFlight::new(incarnation),
             durable: OpNumber::ZERO,
             persisted: OpNumber::ZERO,
             persist_due: false,
@@ -519,7 +519,8 @@ impl Replica {
             "a life installs a view's log once"
         );
         let keeps_tail = self.has(Bug::TailAckedUnproven) && suffix.is_empty();
-        let was_in_flight = core::mem::take(&mut self.in_flight);
+        let was_in_flight =
+            core::mem::replace(&mut self.in_flight, InFlight::new(self.incarnation));
         if !keeps_tail {
             self.log.replace_above(common, suffix);
         }
@@ -534,7 +535,7 @@ impl Replica {
         self.commit_heard = self.commit_heard.min(self.log.op()).max(self.commit);
         self.in_flight = self.flying();
         if self.has(Bug::TableUpdatedOnAccept) {
-            self.in_flight.merge(was_in_flight);
+            self.in_flight.merge(&was_in_flight);
         }
         self.durable = OpNumber::ZERO;
         self.persisted = self.persisted.min(common).max(self.log.base());
@@ -561,7 +562,8 @@ impl Replica {
     /// The index of what is in the log and not executed.
     fn flying(&self) -> InFlight {
         let unexecuted = self.applied.0..self.log.op().0;
-        InFlight::of(unexecuted.filter_map(|op| self.log.get(OpNumber(op).next())))
+        let entries = unexecuted.filter_map(|op| self.log.get(OpNumber(op).next()));
+        InFlight::of(self.incarnation, entries)
     }
 
     fn ignore(&mut self, reason: Ignored) -> Progress {
