@@ -402,6 +402,20 @@ impl SharedBuf {
         slice.start = self.start + range.start as u32;
         slice
     }
+
+    /// The window `range` of this window, in its place: nothing is shared that was not before.
+    ///
+    /// # Panics
+    /// When `range` reaches beyond this window.
+    pub fn into_slice(mut self, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= self.len(),
+            "slice beyond the buffer"
+        );
+        self.end = self.start + range.end as u32;
+        self.start += range.start as u32;
+        self
+    }
 }
 
 impl Clone for SharedBuf {
@@ -466,7 +480,7 @@ mod tests {
         let mut buf = pool.take().expect("one is free");
         buf.put_slice(b"abcdef");
         let shared = buf.share();
-        let slice = shared.slice(1..4).slice(1..3);
+        let slice = shared.slice(1..4).into_slice(1..3);
         drop(shared);
         assert_eq!((&slice[..], pool.available()), (&b"cd"[..], 0));
         drop(slice);

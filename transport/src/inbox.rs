@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use viewring_runtime::buf::SharedBuf;
 use viewring_runtime::time::Instant;
 
 use crate::config::EndpointConfig;
 use crate::fragment::FragmentHeader;
-use crate::frame::{self, FIRST_RESERVED_KIND, HEADER_LEN, Header, KIND_FRAGMENT, Sender};
+use crate::frame::{
+    self, FIRST_RESERVED_KIND, FrameError, HEADER_LEN, Header, KIND_FRAGMENT, Sender,
+};
 use crate::reassembly::{Fragment, Reassembly};
 use crate::stats::Stats;
 
@@ -120,10 +123,13 @@ impl Inbox {
                 }
             };
             let from = current.from;
-            if current.is_at_end() {
+            let body = if current.is_at_end() {
                 stats.datagrams_intact += 1;
-                self.current = None;
-            }
+                let read = self.current.take().expect("it was being read");
+                read.payload.into_slice(body)
+            } else {
+                current.payload.slice(body)
+            };
             stats.frames_received += 1;
             if let Some(message) = self.on_frame(from, header, body, stats) {
                 stats.messages_received += 1;
@@ -185,11 +191,12 @@ impl Current {
         self.payload[self.at..].iter().all(|&byte| byte == 0)
     }
 
-    fn next_frame(&mut self, cluster: u64) -> Result<(Header, SharedBuf), frame::FrameError> {
+    /// Its next frame: the header, and where its body is.
+    fn next_frame(&mut self, cluster: u64) -> Result<(Header, Range<usize>), FrameError> {
         let (header, body_len) = frame::decode(&self.payload[self.at..], cluster)?;
         let start = self.at + HEADER_LEN;
         self.at = start + body_len;
-        Ok((header, self.payload.slice(start..self.at)))
+        Ok((header, start..self.at))
     }
 }
 

@@ -157,7 +157,7 @@ impl Sockets {
         let payload_len = parsed.payload_data().len();
         let payload = buf
             .share()
-            .slice(DATAGRAM_OVERHEAD..DATAGRAM_OVERHEAD + payload_len);
+            .into_slice(DATAGRAM_OVERHEAD..DATAGRAM_OVERHEAD + payload_len);
         Ok(Outcome::Datagram(Datagram {
             payload,
             from,

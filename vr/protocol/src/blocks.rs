@@ -44,6 +44,10 @@ impl<T> Blocks<T> {
         self.blocks.get(place / BLOCK)?.get(place % BLOCK - gone)
     }
 
+    pub(crate) fn back(&self) -> Option<&T> {
+        self.blocks.back()?.back()
+    }
+
     pub(crate) fn push_back(&mut self, thing: T) {
         if (self.gone + self.len).is_multiple_of(BLOCK) {
             let spare = self.spare.take();
@@ -112,7 +116,7 @@ mod tests {
                     blocks.clear();
                     queue.clear();
                 }
-                prop_assert_eq!(blocks.len(), queue.len());
+                prop_assert_eq!((blocks.len(), blocks.back()), (queue.len(), queue.back()));
                 for index in 0..queue.len() + 2 {
                     prop_assert_eq!(blocks.get(index), queue.get(index));
                 }

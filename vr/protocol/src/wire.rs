@@ -373,10 +373,8 @@ fn decode_one(kind: u8, input: &mut Input<'_>) -> Result<Message, WireError> {
     })
 }
 
-pub(crate) fn put_numbers(out: &mut Vec<u8>, numbers: &[u64]) {
-    for number in numbers {
-        out.extend_from_slice(&number.to_le_bytes());
-    }
+pub(crate) fn put_numbers<const N: usize>(out: &mut Vec<u8>, numbers: &[u64; N]) {
+    out.extend_from_slice(numbers.map(u64::to_le_bytes).as_flattened());
 }
 
 pub(crate) fn put_count(out: &mut Vec<u8>, count: usize) {
@@ -416,9 +414,9 @@ fn put_entries(out: &mut Vec<u8>, entries: &[Entry]) {
     put_numbers(out, &[op, parent]);
     put_count(out, entries.len());
     for entry in entries {
-        let request = [entry.client().0, entry.session().0, entry.number().0];
-        put_numbers(out, &[entry.view().0]);
-        put_numbers(out, &request);
+        let (view, client) = (entry.view().0, entry.client().0);
+        let (session, number) = (entry.session().0, entry.number().0);
+        put_numbers(out, &[view, client, session, number]);
         out.push(entry.kind().code());
         put_bytes(out, entry.body());
     }
