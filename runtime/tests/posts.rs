@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use viewring_runtime::net::UdpSocket;
-use viewring_runtime::time::timeout;
+use viewring_runtime::time::{sleep, timeout};
 use viewring_runtime::{Config, Runtime, Uring, metrics};
 
 fn localhost() -> SocketAddr {
@@ -60,5 +60,24 @@ fn who_waits_for_a_send_buffer_gets_it_from_a_post() {
             let sent = timeout(Duration::from_secs(5), socket.send_to(b"awaited", nobody)).await;
             sent.expect("its buffer came back").expect("no error");
         }
+    });
+}
+
+#[test]
+fn a_run_that_fails_when_its_socket_is_gone_is_not_sent_from_another() {
+    Runtime::new(Uring::new().expect("a ring"), Config::default()).block_on(async {
+        let socket = UdpSocket::bind(localhost()).expect("a socket");
+        let mut nowhere = socket.local_addr();
+        nowhere.set_port(0);
+        let mut run = socket.take_run_buf(nowhere).expect("a buffer");
+        run.put_slice(b"onetwothree");
+        let posted = socket.post_run_to(run.share(), 3, nowhere);
+        posted.expect("there is room");
+        drop(socket);
+        sleep(Duration::from_millis(2)).await;
+        let another = UdpSocket::bind(localhost()).expect("a socket");
+        sleep(Duration::from_millis(2)).await;
+        assert_eq!(another.stats().post_failed, 0);
+        assert_eq!(metrics().operations_in_flight, 0);
     });
 }

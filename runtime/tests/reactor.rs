@@ -579,7 +579,7 @@ async fn posts_are_limited_and_counted() {
 async fn a_run_arrives_as_many_datagrams() {
     let (a, b) = (socket(), socket());
     for last in [1, 99, 100] {
-        let mut run = a.take_run_buf().expect("a buffer");
+        let mut run = a.take_run_buf(b.local_addr()).expect("a buffer");
         let payload: Vec<u8> = (0..400 + last).map(|i| (i % 251) as u8).collect();
         run.put_slice(&payload);
         let posted = a.post_run_to(run.share(), 100, b.local_addr());

@@ -1,6 +1,6 @@
 //! The simulated network: each fault alone, and the rules of UDP.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -455,4 +455,44 @@ fn a_link_can_be_drawn() {
     assert!(drawn.iter().any(|link| link.loss == 0.0));
     assert!(drawn.iter().any(|link| link.loss > 0.1));
     assert!(drawn.iter().any(|link| link.capacity <= 20));
+}
+
+#[test]
+fn a_run_that_reaches_nobody_keeps_no_runs_from_others_and_is_tried_again_later() {
+    let (mut world, [a, b], [_, to_b]) = world_of::<2>(21);
+    let to = world.socket_addr(b, PORT);
+    let done = Rc::new(Cell::new(false));
+    let is_done = Rc::clone(&done);
+    world.spawn(a, move || async move {
+        let socket = bind("0.0.0.0:0");
+        let post = async |to| {
+            let mut run = socket.take_run_buf(to)?;
+            run.put_slice(b"onetwothree");
+            let posted = socket.post_run_to(run.share(), 3, to);
+            posted.expect("there is room");
+            sleep(Duration::from_millis(1)).await;
+            Some(())
+        };
+        let nowhere = |host| SocketAddr::from(([10, 9, 9, host], 0));
+        assert!(post(nowhere(0)).await.is_some());
+        // One by one they do not get there, either.
+        let stats = socket.stats();
+        assert_eq!((stats.posted, stats.post_failed), (0, 4));
+        assert!(post(nowhere(0)).await.is_none(), "not again soon");
+        assert!(post(to).await.is_some());
+        assert_eq!(socket.stats().posted, 1);
+        // So many are not remembered.
+        for host in 1..=16 {
+            assert!(post(nowhere(host)).await.is_some());
+        }
+        assert!(post(nowhere(16)).await.is_none());
+        assert!(post(nowhere(0)).await.is_some());
+        sleep(10 * SECOND).await;
+        assert!(post(nowhere(16)).await.is_some(), "later it is tried again");
+        assert_eq!(socket.stats().post_failed, 19 * 4);
+        is_done.set(true);
+    });
+    world.run_for(11 * SECOND);
+    assert!(done.get());
+    assert_eq!(to_b.borrow().len(), 4);
 }

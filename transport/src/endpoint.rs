@@ -250,8 +250,8 @@ impl Wire for UdpSocket {
         self.post_to(payload, to).is_ok()
     }
 
-    fn take_run(&self) -> Option<Buf> {
-        self.take_run_buf()
+    fn take_run(&self, to: SocketAddr) -> Option<Buf> {
+        self.take_run_buf(to)
     }
 
     fn post_run(&self, payload: SharedBuf, segment: usize, to: SocketAddr) -> bool {

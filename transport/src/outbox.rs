@@ -25,9 +25,9 @@ pub(crate) trait Wire {
     /// Sends and forgets; false: too many sends are in flight, and `payload` is dropped.
     fn post(&self, payload: SharedBuf, to: SocketAddr) -> bool;
 
-    /// An empty buffer for a run of datagrams, longer than that of one; `None`: there is none now,
-    /// or never.
-    fn take_run(&self) -> Option<Buf>;
+    /// An empty buffer for a run of datagrams to `to`, longer than that of one; `None`: there is
+    /// none now, or never.
+    fn take_run(&self, to: SocketAddr) -> Option<Buf>;
 
     /// [`post`](Self::post)s one datagram for each `segment` bytes.
     fn post_run(&self, payload: SharedBuf, segment: usize, to: SocketAddr) -> bool;
@@ -259,7 +259,7 @@ impl Building {
             return false;
         }
         if self.run.is_none() {
-            let Some(mut longer) = wire.take_run().filter(is_room) else {
+            let Some(mut longer) = wire.take_run(self.to).filter(is_room) else {
                 return false;
             };
             longer.put_slice(&self.buf);

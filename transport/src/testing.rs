@@ -45,7 +45,7 @@ impl Wire for Line {
         room
     }
 
-    fn take_run(&self) -> Option<Buf> {
+    fn take_run(&self, _: SocketAddr) -> Option<Buf> {
         self.runs.take()
     }
 

@@ -1,6 +1,7 @@
 //! Sockets.
 
 mod receive;
+mod runs;
 mod udp;
 
 pub use crate::reactor::Datagram;

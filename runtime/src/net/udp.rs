@@ -14,16 +14,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use super::receive::{Receive, Receiver};
+use super::runs::{self, Runs};
 use crate::buf::{Buf, BufPool, SharedBuf};
 use crate::current::current;
 use crate::inner::Inner;
 use crate::operation::Operation;
 use crate::ops::Sink;
 use crate::reactor::{Datagram, Op, Outcome, SocketId};
-use crate::time::Instant;
 use crate::waiters::Place;
 
 /// How to open a [`UdpSocket`].
@@ -161,11 +160,7 @@ impl UdpSocket {
             stats: Cell::default(),
         };
         let sender = Rc::new(sender);
-        let runs = Rc::new(Runs {
-            sender: Rc::clone(&sender),
-            runtime: Rc::clone(&runtime),
-            rest_until: Cell::new(None),
-        });
+        let runs = Runs::new(&runtime, &sender, id);
         Ok(Self {
             runtime,
             id,
@@ -368,11 +363,10 @@ impl UdpSocket {
         Ok(())
     }
 
-    /// An empty buffer for a [run](Self::post_run_to); `None` when all are in flight, or when a run
-    /// has failed on this socket a while ago. Then send datagrams one by one.
-    pub fn take_run_buf(&self) -> Option<Buf> {
-        let rests_until = self.runs.rest_until.get();
-        if rests_until.is_some_and(|until| self.runtime.loop_time() < until) {
+    /// An empty buffer for a [run](Self::post_run_to) to `to`; `None` when all are in flight, or
+    /// when a run did not get to that peer a while ago. Then send datagrams one by one.
+    pub fn take_run_buf(&self, to: SocketAddr) -> Option<Buf> {
+        if self.runs.is_resting(to) {
             return None;
         }
         self.runtime.run_bufs().take()
@@ -382,12 +376,13 @@ impl UdpSocket {
     /// fewer: many datagrams for little more than the price of one (udp(7), `UDP_SEGMENT`). They
     /// arrive like others, each on its own.
     ///
-    /// Counts as one send. If the kernel cannot, [`take_run_buf`](Self::take_run_buf) gives no
-    /// buffers for ten seconds: there are networks that bear no runs, for instance where datagrams
-    /// of that length travel in fragments.
+    /// Counts as one send, unless the kernel cannot: there are networks that bear no runs, for
+    /// instance where datagrams of that length travel in fragments. Then they are sent, and count,
+    /// one by one, and [`take_run_buf`](Self::take_run_buf) gives no buffers for this peer for ten
+    /// seconds.
     ///
     /// # Errors
-    /// As for [`post_to`](Self::post_to), and when the port is 0.
+    /// As for [`post_to`](Self::post_to).
     ///
     /// # Panics
     /// Unless `segment` is at least 1 and less than the length of `payload`, which is at most
@@ -398,38 +393,14 @@ impl UdpSocket {
         segment: usize,
         to: SocketAddr,
     ) -> Result<(), SharedBuf> {
-        let len = payload.len();
-        let is_run = segment > 0 && segment < len && len <= RUN_BYTES_MAX;
-        assert!(
-            is_run && len.div_ceil(segment) <= RUN_MAX,
-            "{len} bytes in datagrams of {segment} are no run"
-        );
-        let segment = u16::try_from(segment).expect("the length of a datagram");
-        // Else it would look as if no runs could be sent.
-        let is_nowhere = to.port() == 0;
-        if is_nowhere || self.runtime.is_closed() || !self.sender.admit() {
+        runs::check(payload.len(), segment);
+        if self.runtime.is_closed() || !self.sender.admit() {
             return Err(payload);
         }
-        let unawaited = payload.is_of(self.runtime.run_bufs());
-        let op = Op::SendRun {
-            socket: self.id,
-            to,
-            payload,
-            segment,
-            unawaited,
-        };
-        let sink: Rc<Runs> = Rc::clone(&self.runs);
-        self.runtime.post(op, sink);
+        self.runs.post(self.id, payload, segment, to);
         Ok(())
     }
 }
-
-/// A run has at most so many datagrams: the least that any kernel with runs allows.
-const RUN_MAX: usize = 64;
-/// And so many bytes: what one datagram may have.
-const RUN_BYTES_MAX: usize = 65_507;
-/// After one that failed there are none for so long.
-const RUNS_REST: Duration = Duration::from_secs(10);
 
 fn bytes(outcome: Outcome) -> io::Result<usize> {
     let Outcome::Bytes(sent) = outcome else {
@@ -480,6 +451,7 @@ impl UdpOptions {
 impl Drop for UdpSocket {
     fn drop(&mut self) {
         self.receiver.disarm();
+        self.runs.close();
         self.runtime.reactor().close(self.id);
     }
 }
@@ -493,14 +465,15 @@ impl fmt::Debug for UdpSocket {
 }
 
 /// The sending half: how many posted sends are in flight.
-struct Sender {
+pub(super) struct Sender {
     limit: usize,
     in_flight: Cell<usize>,
     stats: Cell<UdpStats>,
 }
 
 impl Sender {
-    fn admit(&self) -> bool {
+    /// Whether one more may be in flight, which it is then.
+    pub(super) fn admit(&self) -> bool {
         let admitted = self.in_flight.get() < self.limit;
         let mut stats = self.stats.get();
         if admitted {
@@ -511,35 +484,21 @@ impl Sender {
         self.stats.set(stats);
         admitted
     }
+
+    /// One is no longer in flight.
+    pub(super) fn ended(&self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+    }
 }
 
 impl Sink for Sender {
     fn complete(self: Rc<Self>, result: io::Result<Outcome>, _more: bool) {
-        self.in_flight.set(self.in_flight.get() - 1);
+        self.ended();
         let mut stats = self.stats.get();
         match result {
             Ok(_) => stats.posted += 1,
             Err(_) => stats.post_failed += 1,
         }
         self.stats.set(stats);
-    }
-}
-
-/// The sending half, for runs: whether they get out.
-struct Runs {
-    sender: Rc<Sender>,
-    runtime: Rc<Inner>,
-    /// One has not, a while before.
-    rest_until: Cell<Option<Instant>>,
-}
-
-impl Sink for Runs {
-    fn complete(self: Rc<Self>, result: io::Result<Outcome>, more: bool) {
-        let error = result.as_ref().err().and_then(io::Error::raw_os_error);
-        if matches!(error, Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE)) {
-            let until = self.runtime.loop_time() + RUNS_REST;
-            self.rest_until.set(Some(until));
-        }
-        Rc::clone(&self.sender).complete(result, more);
     }
 }
