@@ -86,6 +86,27 @@ fn an_idle_loop_looks_ever_less() {
 }
 
 #[test]
+fn a_loop_that_only_sends_now_and_then_is_idle() {
+    let config = Config {
+        spin: Duration::from_millis(1),
+        ..Config::default()
+    };
+    let runtime = Runtime::new(Uring::new().expect("a ring"), config);
+    runtime.block_on(async {
+        let localhost: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let socket = UdpSocket::bind(localhost).expect("a socket");
+        for _ in 0..60 {
+            let mut payload = socket.take_buf(4).expect("a buffer");
+            payload.put_slice(b"beat");
+            let posted = socket.post_to(payload.share(), socket.local_addr());
+            posted.expect("there is room");
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert!(metrics().spins_missed < 30, "{:?}", metrics());
+    });
+}
+
+#[test]
 fn a_simulated_loop_does_not_look() {
     let mut world = World::new(1);
     let runtime = Config {
