@@ -350,14 +350,14 @@ impl Session {
         } = self;
         let shared = &*client.shared;
         let number = core.number().0;
-        let give_up_at = Instant::now() + shared.config.deadline;
-        let mut again = Again::unless_answered(shared.config.retry, 0);
+        let mut now = Instant::now();
+        let give_up_at = now + shared.config.deadline;
+        let mut again = Again::unless_answered(now, shared.config.retry, 0);
         let (mut retries, mut pauses) = (0, 0_u32);
         inbox.replies.borrow_mut().clear();
         shared.send_pending(core);
         loop {
             // Deadlines, since not every reply is an answer: a stream of others puts off neither.
-            let now = Instant::now();
             if now >= give_up_at {
                 return Err(CallError::Unknown { number });
             }
@@ -366,11 +366,12 @@ impl Session {
                     core.retry();
                     retries += 1;
                 }
-                again = Again::unless_answered(shared.config.retry, retries);
+                again = Again::unless_answered(now, shared.config.retry, retries);
                 shared.send_pending(core);
             }
             let until = again.at.min(give_up_at);
             let Ok(reply) = timeout_at(until, inbox.next(shared)).await else {
+                now = Instant::now();
                 continue;
             };
             let reply = reply?;
@@ -379,12 +380,12 @@ impl Session {
                 Answer::Registered | Answer::Closed => return Ok(Rc::default()),
                 Answer::Result(result) => return Ok(result),
                 Answer::Redirected(_) => {
-                    again = Again::unless_answered(shared.config.retry, 0);
+                    again = Again::unless_answered(Instant::now(), shared.config.retry, 0);
                     shared.send_pending(core);
                 }
                 Answer::Busy { retry_after_ms } => {
                     pauses += 1;
-                    again = Again::after_pause(retry_after_ms);
+                    again = Again::after_pause(Instant::now(), retry_after_ms);
                     // It may have been replaced, and have room never again.
                     again.is_retry = pauses.is_multiple_of(PAUSES);
                 }
@@ -394,6 +395,7 @@ impl Session {
                 Answer::TooLarge => return Err(CallError::TooLarge),
                 Answer::Ignored => {}
             }
+            now = Instant::now();
         }
     }
 }
@@ -416,19 +418,19 @@ impl Again {
     /// After as long as a client of so many `retries` waits for an answer. The first few follow one
     /// another evenly, since a view change takes about as long; then the waits double, so that many
     /// clients do not keep down a group that is slow because it has many.
-    fn unless_answered(retry: Duration, retries: u32) -> Self {
+    fn unless_answered(now: Instant, retry: Duration, retries: u32) -> Self {
         let doublings = retries.saturating_sub(EVEN_RETRIES).min(DOUBLINGS_MAX);
         Self {
-            at: Instant::now() + jittered(retry * 2u32.pow(doublings)),
+            at: now + jittered(retry * 2u32.pow(doublings)),
             is_retry: true,
         }
     }
 
     /// After as long as the group has asked for, and not all at once.
-    fn after_pause(pause_ms: u32) -> Self {
+    fn after_pause(now: Instant, pause_ms: u32) -> Self {
         let pause = Duration::from_millis(u64::from(pause_ms)).clamp(PAUSE_MIN, PAUSE_MAX);
         Self {
-            at: Instant::now() + jittered(pause),
+            at: now + jittered(pause),
             is_retry: false,
         }
     }
