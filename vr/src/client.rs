@@ -27,8 +27,8 @@ use viewring_runtime::time::{Instant, timeout_at};
 use viewring_runtime::{JoinHandle, random, spawn};
 use viewring_transport::{Endpoint, EndpointConfig, Message as Datum, Sender};
 
-use crate::node::{ConfigError, group_of};
-use crate::reads::Reads;
+use crate::node::{ConfigError, Planted, group_of};
+use crate::reads::{ConfirmedBy, Reads};
 use crate::status::any_port_towards;
 
 /// How a client reaches a group.
@@ -42,6 +42,8 @@ pub struct ClientConfig {
     pub retry: Duration,
     /// A call that has no answer after so long is given up, its outcome unknown.
     pub deadline: Duration,
+    /// Who asks the backups, for a read-index read, whether the primary leads still.
+    pub confirmed_by: ConfirmedBy,
     /// How many bytes a datagram may carry.
     pub datagram_bytes: usize,
     /// How many receive buffers the client's socket has.
@@ -56,6 +58,7 @@ impl ClientConfig {
             replicas,
             retry: Duration::from_millis(100),
             deadline: Duration::from_secs(10),
+            confirmed_by: ConfirmedBy::default(),
             datagram_bytes: EndpointConfig::DEFAULT_BUDGET,
             recv_buffers: 256,
         }
@@ -182,7 +185,7 @@ impl Client {
             group,
             config,
             view: Cell::new(View::ZERO),
-            reads: Reads::new(),
+            reads: Reads::new(group),
             inboxes: RefCell::default(),
             pump: RefCell::default(),
             encoded: RefCell::default(),
@@ -235,6 +238,13 @@ impl Client {
         session.core.register().map_err(CallError::of)?;
         session.finish().await?;
         Ok(session)
+    }
+
+    /// Makes it err: for tests of tests.
+    pub fn plant(&self, bug: Planted) {
+        if let Planted::Decision(bug) = bug {
+            self.shared.reads.plant(bug);
+        }
     }
 
     /// Where its socket is bound.
@@ -503,22 +513,26 @@ impl Shared {
             }
             Target::All => &self.config.replicas,
         };
+        self.send_to(to.iter().copied(), kind, body);
+    }
+
+    pub(crate) fn send_to(&self, to: impl IntoIterator<Item = SocketAddr>, kind: u8, body: &[u8]) {
         // Longer than the transport's limit, it is lost, and the call runs into its deadline; the
         // replicas' own limit is far below.
-        let _too_long = self
-            .endpoint
-            .send_to_many(to.iter().copied(), kind, body)
-            .is_err();
+        let _too_long = self.endpoint.send_to_many(to, kind, body).is_err();
     }
 
     /// Hands on what a replica says: only replicas answer.
     fn take(&self, message: &Datum) {
-        if !self.config.replicas.contains(&message.from) {
+        let replicas = &self.config.replicas;
+        let Some(from) = replicas.iter().position(|&addr| addr == message.from) else {
             return;
-        }
+        };
+        let from = ReplicaId(u8::try_from(from).expect("a group is small"));
         match wire::decode(message.kind, &message.body) {
             Ok(Message::Reply(reply)) => self.deliver(reply),
             Ok(Message::ReadReply(reply)) => self.reads.deliver(reply),
+            Ok(Message::NormalView(told)) => self.reads.hear(from, &told),
             Ok(_) | Err(_) => {}
         }
     }
@@ -580,6 +594,7 @@ async fn pump(shared: Rc<Shared>) {
         let mut received = pin!(shared.endpoint.recv());
         let received = poll_fn(|cx| {
             *shared.pump.borrow_mut() = Some(cx.waker().clone());
+            shared.ask_backups();
             shared.endpoint.flush();
             received.as_mut().poll(cx)
         })

@@ -56,7 +56,7 @@ pub use node::{
     WalkInConfig,
 };
 pub use node::{Event, Events, Happening, Missed};
-pub use reads::Reading;
+pub use reads::{ConfirmedBy, Reading};
 pub use state_machine::{Null, Piece, RestoreError, StateMachine};
 pub use status::{Status, query_status};
 /// The decisions underneath.

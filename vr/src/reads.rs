@@ -3,7 +3,7 @@
 //! | | answers with | costs | survives |
 //! |---|---|---|---|
 //! | [`Log`](ReadConsistency::Log) | all that was acknowledged before | what a write costs | |
-//! | [`ReadIndex`](ReadConsistency::ReadIndex) | the same | a round trip to f backups, shared | |
+//! | [`ReadIndex`](ReadConsistency::ReadIndex) | the same | a question to f backups, shared | |
 //! | [`Lease`](ReadConsistency::Lease) | the same | nothing, of the primary | good clocks |
 //! | [`Local`](ReadConsistency::Local) | an earlier state | nothing, of any replica | |
 
@@ -15,7 +15,8 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use viewring_protocol::{
-    ClientId, Read, ReadAnswer, ReadConsistency, ReadReply, Reading as Core, RequestNumber, wire,
+    Bug, ClientId, Configuration, Confirming, GetView, NormalView, Read, ReadAnswer,
+    ReadConsistency, ReadReply, Reading as Core, ReplicaId, RequestNumber, RoundNumber, wire,
 };
 use viewring_runtime::random;
 use viewring_runtime::time::{Instant, sleep, timeout_at};
@@ -33,6 +34,21 @@ pub struct Reading {
     /// Whether operations may be missing that had been acknowledged before the read was asked: so
     /// of every [`Local`](ReadConsistency::Local) read.
     pub stale: bool,
+}
+
+/// Who asks the backups, for a [`ReadIndex`](ReadConsistency::ReadIndex) read, whether the primary
+/// leads still. The answers are as good either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConfirmedBy {
+    /// The primary, once for all reads of all clients that wait: two round trips, and the least
+    /// work for a group that is read by many.
+    Primary,
+    /// The reader, while the primary answers: one round trip. It is one question for all reads of
+    /// a [`Client`] that are asked in one turn; a lone one costs as much again as the read.
+    Reader,
+    /// The reader if more reads of the client are under way, and the primary for a lone one.
+    #[default]
+    Cheaper,
 }
 
 /// How long a read waits that the primary was too busy to take.
@@ -59,6 +75,7 @@ impl Client {
             client: shared.reads.id,
             number: waiting.number,
             consistency,
+            confirms: consistency == ReadConsistency::ReadIndex && shared.confirms(),
             body: query.into(),
         };
         let mut core = Core::new(read, shared.group, shared.view.get());
@@ -72,6 +89,9 @@ impl Client {
             }
             if now >= retry_at {
                 retry_at = now + shared.config.retry;
+                if core.read().confirms {
+                    shared.reads.confirming.borrow_mut().doubt();
+                }
                 core.retry();
                 shared.send_read(&core);
             }
@@ -120,12 +140,37 @@ impl Session {
 }
 
 impl Shared {
-    /// Queues a read; the pump flushes.
+    /// Whether a read that begins asks the backups itself.
+    fn confirms(&self) -> bool {
+        match self.config.confirmed_by {
+            ConfirmedBy::Primary => false,
+            ConfirmedBy::Reader => true,
+            ConfirmedBy::Cheaper => self.reads.waiting.borrow().len() > 1,
+        }
+    }
+
+    /// Queues a read; the pump asks the backups, if need be, and flushes.
     fn send_read(&self, core: &Core) {
         let mut body = Vec::new();
         wire::encode_read(core.read(), &mut body);
         self.send(core.target(), wire::kind::READ, &body);
+        if core.read().confirms {
+            self.reads.is_to_ask.set(true);
+        }
         self.wake_pump();
+    }
+
+    /// Asks the backups in which view they are, once for all reads that were queued since it did.
+    pub(crate) fn ask_backups(&self) {
+        if !self.reads.is_to_ask.take() {
+            return;
+        }
+        let (number, backups) = self.reads.confirming.borrow_mut().ask(self.view.get());
+        let client = self.reads.id;
+        let mut body = Vec::new();
+        wire::encode_get_view(&GetView { client, number }, &mut body);
+        let address = |backup: ReplicaId| self.config.replicas[usize::from(backup.0)];
+        self.send_to(backups.iter().map(address), wire::kind::GET_VIEW, &body);
     }
 }
 
@@ -135,29 +180,73 @@ pub(crate) struct Reads {
     id: ClientId,
     count: Cell<u64>,
     waiting: RefCell<BTreeMap<RequestNumber, Slot>>,
+    confirming: RefCell<Confirming>,
+    /// A read was queued that waits for the next question to the backups.
+    is_to_ask: Cell<bool>,
 }
 
-#[derive(Default)]
 struct Slot {
+    /// The question to the backups that was the next one when the read was asked.
+    asked: RoundNumber,
+    /// An answer that is true if they say so: the latest view's.
+    unconfirmed: Option<ReadReply>,
     /// At most a few: the oldest is dropped, which is a stale one.
     replies: Vec<ReadReply>,
     waker: Option<Waker>,
 }
 
+impl Slot {
+    /// A reply for the read to act on. Whom to wake.
+    fn put(&mut self, reply: ReadReply) -> Option<Waker> {
+        if self.replies.len() == INBOX_MAX {
+            self.replies.remove(0);
+        }
+        self.replies.push(reply);
+        self.waker.take()
+    }
+
+    /// A reply has come, or what there is may be confirmed by now.
+    fn consider(&mut self, reply: ReadReply, confirming: &Confirming) -> Option<Waker> {
+        match confirming.confirm(self.asked, reply) {
+            Ok(reply) => return self.put(reply),
+            Err(unconfirmed) => {
+                let held = self
+                    .unconfirmed
+                    .take()
+                    .filter(|held| held.view > unconfirmed.view);
+                self.unconfirmed = held.or(Some(unconfirmed));
+            }
+        }
+        None
+    }
+}
+
 impl Reads {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(group: Configuration) -> Self {
         Self {
             id: ClientId(random()),
             count: Cell::new(0),
             waiting: RefCell::default(),
+            confirming: RefCell::new(Confirming::new(group, RoundNumber(random() >> 1))),
+            is_to_ask: Cell::new(false),
         }
+    }
+
+    pub(crate) fn plant(&self, bug: Bug) {
+        self.confirming.borrow_mut().plant(bug);
     }
 
     /// A read begins, under a number that no other has.
     fn begin(&self) -> Waiting<'_> {
         self.count.set(self.count.get() + 1);
         let number = RequestNumber(self.count.get());
-        self.waiting.borrow_mut().insert(number, Slot::default());
+        let slot = Slot {
+            asked: self.confirming.borrow().next(),
+            unconfirmed: None,
+            replies: Vec::new(),
+            waker: None,
+        };
+        self.waiting.borrow_mut().insert(number, slot);
         Waiting {
             reads: self,
             number,
@@ -170,16 +259,26 @@ impl Reads {
             return;
         }
         let waker = match self.waiting.borrow_mut().get_mut(&reply.number) {
-            Some(slot) => {
-                if slot.replies.len() == INBOX_MAX {
-                    slot.replies.remove(0);
-                }
-                slot.replies.push(reply);
-                slot.waker.take()
-            }
+            Some(slot) => slot.consider(reply, &self.confirming.borrow()),
             None => None,
         };
         waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// A replica says in which view it is: answers may be confirmed by that.
+    pub(crate) fn hear(&self, from: ReplicaId, told: &NormalView) {
+        if told.client != self.id || !self.confirming.borrow_mut().on_normal_view(from, told) {
+            return;
+        }
+        let mut wakers = Vec::new();
+        let confirming = self.confirming.borrow();
+        for slot in self.waiting.borrow_mut().values_mut() {
+            if let Some(reply) = slot.unconfirmed.take() {
+                wakers.extend(slot.consider(reply, &confirming));
+            }
+        }
+        drop(confirming);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// The socket has failed: all who wait look.

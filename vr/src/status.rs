@@ -116,15 +116,7 @@ impl Status {
             .filter(|&(_, count)| count > 0)
             .map(|(reason, count)| (format!("specpaxos {reason}"), count));
         let dropped = dropped.chain(of_walk_ins).collect();
-        let reads = core.read_counters();
-        let reads = [
-            ("log", reads.log),
-            ("read-index", reads.read_index),
-            ("lease", reads.lease),
-            ("local", reads.local),
-            ("rounds", reads.rounds),
-        ];
-        let reads = reads.into_iter().filter(|&(_, count)| count > 0);
+        let reads = core.read_counters().iter().filter(|&(_, count)| count > 0);
         Self {
             id: core.id().0,
             status: status.to_owned(),

@@ -104,22 +104,19 @@ const NEAR: u64 = 60;
 /// (`src/cluster/plots`): one seed in forty has a given one, and one in seven of these, or far
 /// more, shows the bug. So the seeds change with the protocol, and stay low.
 const KNOWN: &[(Planted, u64)] = &[
-    (Planted::Decision(Bug::NonceIgnored), 106),
     (Planted::Decision(Bug::AckWithoutChecksum), 1_051),
     (Planted::Decision(Bug::JoinOnOneVote), 61),
-    (Planted::Decision(Bug::RecoveryNonceIgnored), 237),
-    (Planted::Decision(Bug::RecoveryAnsweredBetweenViews), 134),
-    (Planted::Decision(Bug::VoteNotRenewed), 103),
+    (Planted::Decision(Bug::RecoveryNonceIgnored), 90),
+    (Planted::Decision(Bug::RecoveryAnsweredBetweenViews), 575),
+    (Planted::Decision(Bug::VoteNotRenewed), 239),
     (Planted::Decision(Bug::ReadBeforeInherited), 194),
     (Planted::Decision(Bug::ReadBeforeExecuted), 194),
-    (Planted::Decision(Bug::PromiseBroken), 53),
     (Planted::Wait(WaitBug::NoBackOff), 85),
     (Planted::Wait(WaitBug::VotesNeverExpire), 61),
     (Planted::Wait(WaitBug::ViewChangeSaidOnce), 52),
-    (Planted::Wait(WaitBug::BackOffForgottenAtOnce), 85),
+    (Planted::Wait(WaitBug::BackOffForgottenAtOnce), 281),
     (Planted::Wait(WaitBug::OldVotesCount), 62),
     (Planted::Wait(WaitBug::RoundTripsIgnored), 85),
     (Planted::Wait(WaitBug::LeaseWithoutDrift), 56),
     (Planted::Wait(WaitBug::LeaseFromReceipt), 51),
-    (Planted::Wait(WaitBug::PromiseForgotten), 53),
 ];

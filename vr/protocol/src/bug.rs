@@ -99,6 +99,10 @@ bugs! {
     ReadBeforeExecuted = "a read is answered before its index is executed",
     /// A backup votes, and follows others, although it has promised not to.
     PromiseBroken = "a promise to stay is broken",
+    /// A reader counts what backups have said of any view.
+    ConfirmedInAnyView = "a reader ignores the view of what it is told",
+    /// A reader counts what backups have said before it asked.
+    ConfirmedBefore = "a reader believes what was said before it asked",
 }
 
 impl Bug {
@@ -109,6 +113,8 @@ impl Bug {
             Self::ReadBeforeInherited,
             Self::ReadBeforeExecuted,
             Self::PromiseBroken,
+            Self::ConfirmedInAnyView,
+            Self::ConfirmedBefore,
         ];
         of_reads.contains(&self)
     }

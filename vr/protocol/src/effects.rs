@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{Draft, Restore};
 use crate::ids::{ClientId, Incarnation, OpNumber, ReplicaId, RequestNumber, View};
-use crate::message::{Message, ReadReply, Reply};
+use crate::message::{Message, NormalView, ReadReply, Reply};
 use crate::record::Record;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -27,6 +27,8 @@ pub enum Effect {
     ReplyWalkIn(WalkInReply),
     /// Tell a client that its read was not taken, or is not answered here.
     ReadReply(ReadReply),
+    /// Tell a reader in which view we are.
+    NormalView(NormalView),
     /// Write part of the log.
     Persist(Persist),
     /// Take a checkpoint.
@@ -107,6 +109,10 @@ impl Effects {
 
     pub(crate) fn read_reply(&mut self, reply: ReadReply) {
         self.queue.push(Effect::ReadReply(reply));
+    }
+
+    pub(crate) fn normal_view(&mut self, told: NormalView) {
+        self.queue.push(Effect::NormalView(told));
     }
 
     pub(crate) fn persist(&mut self, persist: Persist) {

@@ -48,6 +48,7 @@ mod checkpoint;
 mod client;
 mod client_table;
 mod configuration;
+mod confirming;
 mod counters;
 mod effects;
 mod frozen;
@@ -68,6 +69,7 @@ pub use checkpoint::{Checkpoint, Digest, Draft, Restore, Summary};
 pub use client::{Answer, Session, SessionError, Target};
 pub use client_table::RETURN_ADDRESS_BYTES_MAX;
 pub use configuration::{Configuration, ConfigurationError, Options};
+pub use confirming::Confirming;
 pub use counters::{Counters, Ignored};
 pub use effects::{Durable, Effect, Effects, Persist, Progress, WalkInReply};
 pub use ids::{
@@ -75,9 +77,10 @@ pub use ids::{
 };
 pub use log::{Entry, Header, Kind, Tail};
 pub use message::{
-    CheckpointChunk, Commit, DoViewChange, GetCheckpoint, GetState, Hello, Message, NewState,
-    Outcome, Prepare, PrepareOk, Read, ReadConsistency, ReadOutcome, ReadReply, Recovery,
-    RecoveryResponse, Reply, Request, Round, RoundOk, Standing, StartView, StartViewChange,
+    CheckpointChunk, Commit, DoViewChange, GetCheckpoint, GetState, GetView, Hello, Message,
+    NewState, NormalView, Outcome, Prepare, PrepareOk, Read, ReadConsistency, ReadOutcome,
+    ReadReply, Recovery, RecoveryResponse, Reply, Request, Round, RoundOk, Standing, StartView,
+    StartViewChange,
 };
 pub use quorum::ReplicaSet;
 pub use reading::{ReadAnswer, Reading};

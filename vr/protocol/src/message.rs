@@ -48,6 +48,10 @@ pub enum Message {
     Round(Round),
     /// Backup to primary: it does.
     RoundOk(RoundOk),
+    /// Reader to backups: in which view are they?
+    GetView(GetView),
+    /// The answer to `GetView`.
+    NormalView(NormalView),
     /// A member that has lost its memory to all.
     Recovery(Recovery),
     /// The answer to `Recovery`.
@@ -269,8 +273,8 @@ impl Request {
 pub enum ReadConsistency {
     /// Linearizable: the read waits for an entry of its own in the log. Costs what a write costs.
     Log,
-    /// Linearizable: the primary asks f backups whether it leads still, once for all reads that
-    /// wait. Costs a round trip and no entry.
+    /// Linearizable: f backups are asked whether the primary leads still, by the reader itself
+    /// while the primary answers, or by the primary, once for all reads that wait. Costs no entry.
     #[default]
     ReadIndex,
     /// Linearizable while clocks drift no faster than they may: a primary to whom f backups have
@@ -291,6 +295,10 @@ pub struct Read {
     pub number: RequestNumber,
     /// How fresh the answer must be.
     pub consistency: ReadConsistency,
+    /// Of a [`ReadIndex`](ReadConsistency::ReadIndex) read: the reader asks the backups itself
+    /// whether the primary leads still ([`GetView`]), so the primary does not, and answers with
+    /// [`Unconfirmed`](ReadOutcome::Unconfirmed). Of others it means nothing.
+    pub confirms: bool,
     /// The question, for the state machine to understand.
     pub body: Rc<[u8]>,
 }
@@ -318,6 +326,16 @@ pub enum ReadOutcome {
         /// Whether later operations may have been acknowledged before the read was asked: so of
         /// every [`Local`](ReadConsistency::Local) read.
         stale: bool,
+        /// What the state machine said.
+        body: Rc<[u8]>,
+    },
+    /// The same, of the primary of the reply's view, if it leads that still: it has not asked. See
+    /// [`Confirming`](crate::Confirming).
+    Unconfirmed {
+        /// The last operation that the state it was read from had executed.
+        as_of: OpNumber,
+        /// The root of the primary's log, which names the group.
+        root: Checksum,
         /// What the state machine said.
         body: Rc<[u8]>,
     },
@@ -351,6 +369,28 @@ pub struct RoundOk {
     /// For so many microseconds from now on the backup takes part in no other view; zero: no
     /// promise.
     pub promise_us: u32,
+}
+
+/// A reader asks a replica in which view it is. Not in the paper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GetView {
+    /// Who asks: the client of its reads.
+    pub client: ClientId,
+    /// To be repeated in the answer: that of no earlier question, of any client.
+    pub number: RoundNumber,
+}
+
+/// The sender was normal in this view after it was asked. Not in the paper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NormalView {
+    /// In which view.
+    pub view: View,
+    /// The root of the sender's log.
+    pub root: Checksum,
+    /// Whom it is for.
+    pub client: ClientId,
+    /// That of the question.
+    pub number: RoundNumber,
 }
 
 /// What a replica is to the group that it has promised to form.
@@ -406,6 +446,7 @@ impl Message {
             Self::GetCheckpoint(_) | Self::CheckpointChunk(_) => None,
             Self::Request(_) | Self::Reply(_) | Self::Hello(_) => None,
             Self::Read(_) | Self::ReadReply(_) | Self::RoundOk(_) => None,
+            Self::GetView(_) | Self::NormalView(_) => None,
         }
     }
 
@@ -427,9 +468,10 @@ impl Message {
             | Self::Recovery(Recovery { view, .. })
             | Self::RecoveryResponse(RecoveryResponse { view, .. })
             | Self::Reply(Reply { view, .. })
-            | Self::ReadReply(ReadReply { view, .. }) => Some(*view),
+            | Self::ReadReply(ReadReply { view, .. })
+            | Self::NormalView(NormalView { view, .. }) => Some(*view),
             Self::StartViewChange(wish) => wish.joined.then_some(wish.view),
-            Self::Hello(_) | Self::Request(_) | Self::Read(_) => None,
+            Self::Hello(_) | Self::Request(_) | Self::Read(_) | Self::GetView(_) => None,
         }
     }
 
@@ -444,6 +486,7 @@ impl Message {
             Self::NewState(_) | Self::CheckpointChunk(_) | Self::RecoveryResponse(_) => false,
             Self::Round(_) | Self::RoundOk(_) | Self::Read(_) | Self::ReadReply(_) => false,
             Self::Request(_) | Self::Reply(_) => false,
+            Self::GetView(_) | Self::NormalView(_) => false,
         }
     }
 
@@ -462,6 +505,7 @@ impl Message {
             Self::Request(_) | Self::Reply(_) | Self::Hello(_) => None,
             Self::RecoveryResponse(_) => None,
             Self::Read(_) | Self::ReadReply(_) | Self::RoundOk(_) => None,
+            Self::GetView(_) | Self::NormalView(_) => None,
         }
     }
 
@@ -485,6 +529,8 @@ impl Message {
             Self::ReadReply(_) => "ReadReply",
             Self::Round(_) => "Round",
             Self::RoundOk(_) => "RoundOk",
+            Self::GetView(_) => "GetView",
+            Self::NormalView(_) => "NormalView",
             Self::Recovery(_) => "Recovery",
             Self::RecoveryResponse(_) => "RecoveryResponse",
         }

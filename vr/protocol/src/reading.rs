@@ -11,6 +11,10 @@ use alloc::rc::Rc;
 /// Send [`read`](Self::read) to [`target`](Self::target); hand each reply to
 /// [`on_reply`](Self::on_reply); when no answer has come for a while, [`retry`](Self::retry) and
 /// send it again. It changes nothing, so it may be given up at any time.
+///
+/// A read that [`confirms`](Read::confirms) needs a [`Confirming`](crate::Confirming), too, which
+/// gives each reply back confirmed, or not yet. If that takes too long, the next attempt leaves the
+/// asking to the primary.
 #[derive(Debug)]
 pub struct Reading {
     read: Read,
@@ -82,6 +86,7 @@ impl Reading {
     pub fn retry(&mut self) {
         self.attempts += 1;
         self.ask_all = true;
+        self.read.confirms = false;
     }
 
     /// A reply has arrived.
@@ -99,7 +104,7 @@ impl Reading {
                 ReadAnswer::Redirected(self.group.primary(self.view))
             }
             // What a deposed primary says of itself means nothing.
-            ReadOutcome::NotPrimary => ReadAnswer::Ignored,
+            ReadOutcome::NotPrimary | ReadOutcome::Unconfirmed { .. } => ReadAnswer::Ignored,
             ReadOutcome::Busy if is_older => ReadAnswer::Ignored,
             ReadOutcome::Busy => ReadAnswer::Busy,
             ReadOutcome::TooLarge => ReadAnswer::TooLarge,
@@ -117,6 +122,7 @@ mod tests {
             client: ClientId(7),
             number: RequestNumber(1),
             consistency,
+            confirms: true,
             body: [].into(),
         };
         let group = Configuration::new(3).expect("odd");
@@ -162,6 +168,23 @@ mod tests {
         }
         let expected = [1, 2, 0, 1].map(|id| Target::Primary(ReplicaId(id)));
         assert_eq!(asked, expected);
+    }
+
+    #[test]
+    fn an_unconfirmed_answer_is_none_and_a_retry_asks_for_a_confirmed_one() {
+        let mut reading = reading(ReadConsistency::ReadIndex);
+        let unconfirmed = ReadOutcome::Unconfirmed {
+            as_of: OpNumber(1),
+            root: crate::ids::Checksum(1),
+            body: [].into(),
+        };
+        assert_eq!(
+            reading.on_reply(reply(0, 1, unconfirmed)),
+            ReadAnswer::Ignored
+        );
+        assert!(reading.read().confirms);
+        reading.retry();
+        assert!(!reading.read().confirms);
     }
 
     #[test]

@@ -5,22 +5,24 @@
 //! computes them, so that what comes out is chained.
 
 use crate::checkpoint::{Digest, Summary};
-use crate::ids::{
-    Checksum, ClientId, Incarnation, Nonce, OpNumber, RequestNumber, RoundNumber, View,
-};
+use crate::ids::{Checksum, ClientId, Incarnation, Nonce, OpNumber, RequestNumber, View};
 use crate::log::{Entry, Header, Kind, Tail};
 use crate::message::{
     CheckpointChunk, Commit, DoViewChange, GetCheckpoint, GetState, Hello, Message, NewState,
-    Outcome, Prepare, PrepareOk, Read, ReadConsistency, ReadOutcome, ReadReply, Reply, Request,
-    Round, RoundOk, Standing, StartView, StartViewChange,
+    Outcome, Prepare, PrepareOk, Reply, Request, Standing, StartView, StartViewChange,
 };
-use crate::replica::Answerable;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt;
+use reads::{get_of_reads, put_round, put_round_ok};
 use recovery::{get_of_recovery, put_recovery, put_recovery_response};
 
+mod reads;
 mod recovery;
+
+pub use reads::{
+    encode_get_view, encode_normal_view, encode_read, encode_read_reply, encode_read_result,
+};
 
 /// The kind bytes.
 pub mod kind {
@@ -58,6 +60,10 @@ pub mod kind {
     pub const ROUND: u8 = 18;
     /// [`RoundOk`](crate::RoundOk).
     pub const ROUND_OK: u8 = 19;
+    /// [`GetView`](crate::GetView).
+    pub const GET_VIEW: u8 = 20;
+    /// [`NormalView`](crate::NormalView).
+    pub const NORMAL_VIEW: u8 = 21;
     /// [`Recovery`](crate::Recovery).
     pub const RECOVERY: u8 = 12;
     /// [`RecoveryResponse`](crate::RecoveryResponse).
@@ -118,6 +124,8 @@ impl Message {
             Self::ReadReply(_) => kind::READ_REPLY,
             Self::Round(_) => kind::ROUND,
             Self::RoundOk(_) => kind::ROUND_OK,
+            Self::GetView(_) => kind::GET_VIEW,
+            Self::NormalView(_) => kind::NORMAL_VIEW,
             Self::Recovery(_) => kind::RECOVERY,
             Self::RecoveryResponse(_) => kind::RECOVERY_RESPONSE,
         }
@@ -190,6 +198,8 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
         Message::ReadReply(reply) => encode_read_reply(reply, out),
         Message::Round(round) => put_round(out, *round),
         Message::RoundOk(ok) => put_round_ok(out, *ok),
+        Message::GetView(get) => encode_get_view(get, out),
+        Message::NormalView(told) => encode_normal_view(told, out),
         Message::Recovery(recovery) => put_recovery(out, *recovery),
         Message::RecoveryResponse(response) => put_recovery_response(out, response),
     }
@@ -238,58 +248,6 @@ pub(crate) fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
         Outcome::Evicted => out.push(6),
         Outcome::ResultTooLarge => out.push(7),
     }
-}
-
-fn put_round(out: &mut Vec<u8>, round: Round) {
-    let Round { view, root, number } = round;
-    put_numbers(out, &[view.0, root.0, number.0]);
-}
-
-fn put_round_ok(out: &mut Vec<u8>, ok: RoundOk) {
-    put_numbers(out, &[ok.view.0, ok.number.0]);
-    out.extend_from_slice(&ok.promise_us.to_le_bytes());
-}
-
-/// Appends the bytes of a read.
-pub fn encode_read(read: &Read, out: &mut Vec<u8>) {
-    put_numbers(out, &[read.client.0, read.number.0]);
-    out.push(match read.consistency {
-        ReadConsistency::Log => 0,
-        ReadConsistency::ReadIndex => 1,
-        ReadConsistency::Lease => 2,
-        ReadConsistency::Local => 3,
-    });
-    put_bytes(out, &read.body);
-}
-
-/// Appends the bytes of the reply to a read.
-pub fn encode_read_reply(reply: &ReadReply, out: &mut Vec<u8>) {
-    put_numbers(out, &[reply.view.0, reply.client.0, reply.number.0]);
-    match &reply.outcome {
-        ReadOutcome::Result { as_of, stale, body } => put_read_result(*as_of, *stale, body, out),
-        ReadOutcome::NotPrimary => out.push(1),
-        ReadOutcome::Busy => out.push(2),
-        ReadOutcome::TooLarge => out.push(3),
-    }
-}
-
-/// Appends the bytes of the reply to a read that the state machine answered with `result`.
-pub fn encode_read_result(answered: &Answerable, result: &[u8], out: &mut Vec<u8>) {
-    let Answerable {
-        read,
-        view,
-        as_of,
-        is_stale,
-    } = answered;
-    put_numbers(out, &[view.0, read.client.0, read.number.0]);
-    put_read_result(*as_of, *is_stale, result, out);
-}
-
-fn put_read_result(as_of: OpNumber, stale: bool, body: &[u8], out: &mut Vec<u8>) {
-    out.push(0);
-    put_numbers(out, &[as_of.0]);
-    out.push(u8::from(stale));
-    put_bytes(out, body);
 }
 
 /// Reads the message of this kind that the bytes are.
@@ -367,7 +325,7 @@ fn decode_one(kind: u8, input: &mut Input<'_>) -> Result<Message, WireError> {
         kind::HELLO => Message::Hello(get_hello(input)?),
         kind::GET_CHECKPOINT => Message::GetCheckpoint(get_get_checkpoint(input)?),
         kind::CHECKPOINT_CHUNK => Message::CheckpointChunk(get_checkpoint_chunk(input)?),
-        kind::READ..=kind::ROUND_OK => get_of_reads(kind, input)?,
+        kind::READ..=kind::NORMAL_VIEW => get_of_reads(kind, input)?,
         kind::RECOVERY | kind::RECOVERY_RESPONSE => get_of_recovery(kind, input)?,
         unknown => return Err(WireError::UnknownKind(unknown)),
     })
@@ -585,58 +543,6 @@ fn get_checkpoint_chunk(input: &mut Input<'_>) -> Result<CheckpointChunk, WireEr
         summary: get_summary(input)?,
         offset: input.number()?,
         bytes: input.bytes()?,
-    })
-}
-
-fn get_of_reads(kind: u8, input: &mut Input<'_>) -> Result<Message, WireError> {
-    Ok(match kind {
-        kind::READ => Message::Read(get_read(input)?),
-        kind::READ_REPLY => Message::ReadReply(get_read_reply(input)?),
-        kind::ROUND => Message::Round(Round {
-            view: input.view()?,
-            root: input.checksum()?,
-            number: RoundNumber(input.number()?),
-        }),
-        kind::ROUND_OK => Message::RoundOk(RoundOk {
-            view: input.view()?,
-            number: RoundNumber(input.number()?),
-            promise_us: u32::from_le_bytes(input.array()?),
-        }),
-        unknown => return Err(WireError::UnknownKind(unknown)),
-    })
-}
-
-fn get_read(input: &mut Input<'_>) -> Result<Read, WireError> {
-    Ok(Read {
-        client: ClientId(input.number()?),
-        number: RequestNumber(input.number()?),
-        consistency: match input.byte()? {
-            0 => ReadConsistency::Log,
-            1 => ReadConsistency::ReadIndex,
-            2 => ReadConsistency::Lease,
-            3 => ReadConsistency::Local,
-            tag => return Err(WireError::BadTag(tag)),
-        },
-        body: input.bytes()?,
-    })
-}
-
-fn get_read_reply(input: &mut Input<'_>) -> Result<ReadReply, WireError> {
-    Ok(ReadReply {
-        view: input.view()?,
-        client: ClientId(input.number()?),
-        number: RequestNumber(input.number()?),
-        outcome: match input.byte()? {
-            0 => ReadOutcome::Result {
-                as_of: input.op()?,
-                stale: input.flag()?,
-                body: input.bytes()?,
-            },
-            1 => ReadOutcome::NotPrimary,
-            2 => ReadOutcome::Busy,
-            3 => ReadOutcome::TooLarge,
-            tag => return Err(WireError::BadTag(tag)),
-        },
     })
 }
 

@@ -24,7 +24,7 @@ fn prepared(effects: &mut Effects) -> Vec<OpNumber> {
         Effect::Broadcast(Message::Prepare(prepare)) => prepare.entries,
         Effect::Broadcast(_) | Effect::Send { .. } | Effect::Persist(_) => Vec::new(),
         Effect::Reply(_) | Effect::ReplyWalkIn(_) | Effect::ReadReply(_) => Vec::new(),
-        Effect::Remember(_) => Vec::new(),
+        Effect::Remember(_) | Effect::NormalView(_) => Vec::new(),
         Effect::Checkpoint(_) | Effect::Restore(_) => Vec::new(),
     };
     effects
@@ -75,7 +75,7 @@ fn commit(primary: &mut Replica, effects: &mut Effects) {
             Effect::Persist(order) => Some(order),
             Effect::Broadcast(_) | Effect::Send { .. } => None,
             Effect::Reply(_) | Effect::ReplyWalkIn(_) | Effect::ReadReply(_) => None,
-            Effect::Remember(_) => None,
+            Effect::Remember(_) | Effect::NormalView(_) => None,
             Effect::Checkpoint(_) | Effect::Restore(_) => None,
         })
         .collect();

@@ -8,7 +8,8 @@
 //! |---|---|
 //! | `group N [KNOB=VALUE …]` | N founding members of view 0; see `Stage::group` for the knobs |
 //! | `register C R` / `request C NUMBER BODY R` | client C asks replica R |
-//! | `read C NUMBER CONSISTENCY R` | client C reads at replica R |
+//! | `read C NUMBER CONSISTENCY R` | client C reads at R; `unconfirmed`: it asks backups itself |
+//! | `view C NUMBER R` | client C asks R in which view it is |
 //! | `lease R on`, `lease R off` | whether the promises to R hold by its clock |
 //! | `expire R` | the promise of R, or what its earlier life may have promised, has expired |
 //! | `deliver [KIND] [A->B] [first]` | delivers what matches of what is on its way; `*` is any |
@@ -25,9 +26,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::path::Path;
 use viewring_protocol::{
-    Answerable, Checksum, ClientId, Configuration, Draft, Durable, Effect, Effects, Entry,
-    Incarnation, Kind, Message, OpNumber, Options, Outcome, Progress, Read, ReadConsistency,
-    ReadReply, Record, Replica, ReplicaId, Reply, Request, RequestNumber, Restore,
+    Answerable, Checksum, ClientId, Configuration, Draft, Durable, Effect, Effects, Entry, GetView,
+    Incarnation, Kind, Message, NormalView, OpNumber, Options, Outcome, Progress, Read,
+    ReadConsistency, ReadReply, Record, Replica, ReplicaId, Reply, Request, RequestNumber, Restore,
+    RoundNumber,
 };
 
 /// What no timeout of this test waits for.
@@ -105,6 +107,7 @@ fn describe(message: &Message) -> String {
         },
         Message::Request(_) | Message::Reply(_) | Message::Hello(_) => String::new(),
         Message::Read(_) | Message::ReadReply(_) => String::new(),
+        Message::GetView(_) | Message::NormalView(_) => String::new(),
     };
     format!("{} {text}", message.name())
 }
@@ -204,6 +207,7 @@ impl Stage {
             ["read", client, number, consistency, to] => {
                 self.read(client, number, consistency, to);
             }
+            ["view", client, number, to] => self.ask_view(client, number, to),
             ["lease", one, holds] => self.nodes[index(one)].lease_holds = *holds == "on",
             ["expire", one] => self.nodes[index(one)].replica.promise_expired(),
             ["crash", one] => self.nodes[index(one)].up = false,
@@ -296,22 +300,38 @@ impl Stage {
 
     fn read(&mut self, client: &str, number: &str, consistency: &str, to: &str) {
         let consistency = match consistency {
-            "log" => ReadConsistency::Log,
-            "read-index" => ReadConsistency::ReadIndex,
-            "lease" => ReadConsistency::Lease,
-            "local" => ReadConsistency::Local,
+            "log" => Some(ReadConsistency::Log),
+            "read-index" => Some(ReadConsistency::ReadIndex),
+            "unconfirmed" => None,
+            "lease" => Some(ReadConsistency::Lease),
+            "local" => Some(ReadConsistency::Local),
             unknown => panic!("no consistency {unknown:?}"),
         };
         let read = Read {
             client: ClientId(client.parse().expect("a number")),
             number: RequestNumber(number.parse().expect("a number")),
-            consistency,
+            consistency: consistency.unwrap_or_default(),
+            confirms: consistency.is_none(),
             body: [].into(),
         };
         let mut effects = Effects::new();
         let which = index(to);
         let node = &mut self.nodes[which];
         skip(node.replica.on_read(read, node.lease_holds, &mut effects));
+        self.turn(which, effects);
+    }
+
+    fn ask_view(&mut self, client: &str, number: &str, to: &str) {
+        let get = GetView {
+            client: ClientId(client.parse().expect("a number")),
+            number: RoundNumber(number.parse().expect("a number")),
+        };
+        let mut effects = Effects::new();
+        let which = index(to);
+        skip(self.nodes[which].replica.on_get_view(get, &mut effects));
+        if effects.is_empty() {
+            self.say("  no answer");
+        }
         self.turn(which, effects);
     }
 
@@ -450,10 +470,14 @@ impl Stage {
             let Answerable {
                 read, view, as_of, ..
             } = &answer;
-            let stale = if answer.is_stale { " stale" } else { "" };
+            let how = match (answer.is_stale, answer.unconfirmed) {
+                (true, _) => " stale",
+                (false, Some(_)) => " unconfirmed",
+                (false, None) => "",
+            };
             let state = self.nodes[which].executed.concat();
             let line = format!(
-                "  client {} read #{} v{view} as of n{as_of}{stale}: {state}",
+                "  client {} read #{} v{view} as of n{as_of}{how}: {state}",
                 read.client, read.number
             );
             self.say(&line);
@@ -504,6 +528,13 @@ impl Stage {
                     let ReadReply { client, number, .. } = reply;
                     let outcome = reply.outcome;
                     self.say(&format!("  client {client} read #{number}: {outcome:?}"));
+                }
+                Effect::NormalView(told) => {
+                    let NormalView { client, view, .. } = told;
+                    self.say(&format!(
+                        "  client {client} asked #{}: v{view}",
+                        told.number.0
+                    ));
                 }
                 Effect::Persist(persist) => {
                     self.nodes[which].disk.push_back(persist.written());

@@ -618,6 +618,7 @@ proptest! {
             let progress = match message {
                 Message::Request(request) => victim.on_request(request, &mut effects),
                 Message::Read(read) => victim.on_read(read, choice % 3 == 0, &mut effects),
+                Message::GetView(get) => victim.on_get_view(get, &mut effects),
                 other => victim.on_message(ReplicaId(from), other, &mut effects),
             };
             if choice % 5 == 0 {
@@ -632,7 +633,7 @@ proptest! {
                     | Effect::Broadcast(message) => said.push(message),
                     Effect::Persist(persist) => tokens.push(persist.written()),
                     Effect::Reply(_) | Effect::ReplyWalkIn(_) | Effect::ReadReply(_) => {}
-                    Effect::Remember(_) => {}
+                    Effect::Remember(_) | Effect::NormalView(_) => {}
                     Effect::Restore(restore) => restores.push(restore),
                     Effect::Checkpoint(draft) => drafts.push(draft),
                 }

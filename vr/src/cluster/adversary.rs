@@ -458,9 +458,14 @@ impl Adversary {
             kind::RECOVERY,
             kind::RECOVERY_RESPONSE,
         ];
-        let all = (kind::PREPARE..=kind::CHECKPOINT_CHUNK).chain(kind::READ..=kind::ROUND_OK);
+        let all = (kind::PREPARE..=kind::CHECKPOINT_CHUNK).chain(kind::READ..=kind::NORMAL_VIEW);
         let kinds: Vec<u8> = if self.random.chance(0.15) {
-            vec![kind::ROUND, kind::ROUND_OK]
+            vec![
+                kind::ROUND,
+                kind::ROUND_OK,
+                kind::GET_VIEW,
+                kind::NORMAL_VIEW,
+            ]
         } else if of_views {
             of_view_changes.to_vec()
         } else {

@@ -559,6 +559,11 @@ impl Checker {
         self.primaries.last_key_value().map(|(_, id)| *id)
     }
 
+    /// The highest view that a replica has joined durably.
+    pub fn joined(&self, id: ReplicaId) -> u64 {
+        self.durable_views[usize::from(id.0)].0
+    }
+
     /// What a replica does, as last seen.
     pub fn role(&self, id: ReplicaId) -> Role {
         self.replicas[usize::from(id.0)].role

@@ -68,6 +68,7 @@ pub use crate::node::{Planted, WaitBug};
 
 use crate::client::{Client, ClientConfig};
 use crate::node::{Checkpoints, LeaseConfig, NodeConfig, Observer, Timeouts, WalkInConfig};
+use crate::reads::ConfirmedBy;
 use crate::state_machine::StateMachine;
 
 /// How a simulated group is made.
@@ -93,6 +94,8 @@ pub struct ClusterConfig {
     pub max_kept_reply_bytes: u64,
     /// The layout of clients that never register, if they are served.
     pub walk_ins: Option<Dialect>,
+    /// Who confirms the reads of one client, and of the next.
+    pub confirmed_by: [ConfirmedBy; 2],
     /// Leases, if they are on.
     pub lease: Option<LeaseConfig>,
     /// How often the log is replaced by a checkpoint.
@@ -115,6 +118,7 @@ impl ClusterConfig {
             max_reply_bytes: 32 * 1024,
             max_kept_reply_bytes: 64 << 20,
             walk_ins: None,
+            confirmed_by: [ConfirmedBy::Primary; 2],
             lease: None,
             checkpoints: Checkpoints::default(),
             bug: None,
@@ -128,6 +132,8 @@ pub struct Cluster {
     pub world: World,
     config: ClusterConfig,
     nodes: Vec<NodeId>,
+    /// How many were started.
+    clients: usize,
     addresses: Vec<SocketAddr>,
     checker: Rc<RefCell<Checker>>,
     disks: Rc<RefCell<Disks>>,
@@ -179,6 +185,7 @@ impl Cluster {
             world,
             config,
             nodes,
+            clients: 0,
             addresses,
             checker,
             disks,
@@ -264,14 +271,18 @@ impl Cluster {
         F: Future<Output = ()> + 'static,
     {
         let node = self.world.add_node();
+        let bug = self.config.bug;
+        self.clients += 1;
         let config = ClientConfig {
             retry: self.config.retry,
             deadline: self.config.deadline,
+            confirmed_by: self.config.confirmed_by[self.clients % 2],
             datagram_bytes: self.config.datagram_bytes,
             ..ClientConfig::new(CLUSTER, self.addresses.clone())
         };
         self.world.start(node, move || async move {
             let client = Client::new(config).expect("a simulated port is free");
+            bug.into_iter().for_each(|bug| client.plant(bug));
             program(client).await;
         });
         node

@@ -19,6 +19,7 @@ use super::stage::{Held, Stage};
 use super::workload::Workload;
 use crate::kv::Operation;
 use crate::node::{Checkpoints, Planted};
+use crate::reads::ConfirmedBy;
 
 /// What a run is made of besides its seed.
 #[derive(Clone, Debug)]
@@ -201,6 +202,11 @@ impl Run {
             }
         });
         group.lease = faults.lease_config();
+        let mut askers = random.fork(8);
+        group.confirmed_by = [(); 2].map(|()| match askers.chance(0.6) {
+            true => ConfirmedBy::Reader,
+            false => ConfirmedBy::Primary,
+        });
         // A call that a view change does not delay takes four trips.
         let apart = faults.distance.unwrap_or_default();
         group.deadline = group.deadline.max(apart * 8);

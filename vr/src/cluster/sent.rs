@@ -48,7 +48,7 @@ impl Checker {
                 "{from:?} has lost its memory and sends a message of kind {kind}"
             ));
         }
-        if kind == kind::REQUEST || kind > kind::ROUND_OK {
+        if kind == kind::REQUEST || kind > kind::NORMAL_VIEW {
             return Ok(()); // no replica's, or a piece of one
         }
         let message = wire::decode(kind, body);
@@ -66,6 +66,7 @@ impl Checker {
             Message::Hello(_) | Message::Recovery(_) | Message::RecoveryResponse(_) => Ok(()),
             Message::Round(_) | Message::RoundOk(_) => Ok(()),
             Message::Read(_) | Message::ReadReply(_) => Ok(()),
+            Message::GetView(_) | Message::NormalView(_) => Ok(()),
         }
     }
 

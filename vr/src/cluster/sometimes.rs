@@ -125,6 +125,8 @@ marks! {
     SuspicionsScattered = "suspicions of different times",
     /// A plot: a suspicion had waited for one that stood still, and had one of its own.
     SuspicionsWaited = "suspicions waited for a pause to end",
+    /// A plot: no view had started for a while, and all that were left were needed for one.
+    AllWereNeeded = "all that were left had to vote",
     /// A plot: an entry came later than those behind it, and nobody could be asked for it.
     EntryOvertaken = "entry overtaken",
     /// A plot: a primary whose last entries were cut off led again.

@@ -104,7 +104,7 @@ impl Targeted {
     pub(super) fn new(mut random: Random, cluster: &mut Cluster, readers: bool) -> Self {
         let mut preferred: Vec<Kind> = Vec::new();
         if readers && random.chance(0.6) {
-            let round = random.between(kind::ROUND.into()..=kind::ROUND_OK.into());
+            let round = random.between(kind::ROUND.into()..=kind::NORMAL_VIEW.into());
             preferred.push(Some(round as u8));
         }
         for _ in preferred.len() as u64..random.between(1..=3) {

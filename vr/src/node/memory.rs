@@ -114,6 +114,7 @@ impl<S: StateMachine> Node<S> {
         let may_be_lost = match effect {
             Effect::Send { .. } | Effect::Broadcast(_) => true,
             Effect::Reply(_) | Effect::ReplyWalkIn(_) | Effect::ReadReply(_) => true,
+            Effect::NormalView(_) => true,
             Effect::Persist(_) | Effect::Remember(_) => false,
             Effect::Checkpoint(_) | Effect::Restore(_) => false,
         };

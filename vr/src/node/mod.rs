@@ -449,6 +449,10 @@ impl<S: StateMachine> Node<S> {
             let holds = self.lease_holds(&read);
             return self.core.on_read(read, holds, &mut self.effects);
         }
+        if let Message::GetView(get) = message {
+            self.clients.learn(get.client, datum.from);
+            return self.core.on_get_view(get, &mut self.effects);
+        }
         match self.replica_at(datum.sender, datum.from) {
             Some(from) => self.core.on_message(from, message, &mut self.effects),
             None => self.drop_impostor(),
@@ -590,6 +594,11 @@ impl<S: StateMachine> Node<S> {
                 self.encoded.clear();
                 wire::encode_read_reply(&reply, &mut self.encoded);
                 self.send_to_client(reply.client, wire::kind::READ_REPLY);
+            }
+            Effect::NormalView(told) => {
+                self.encoded.clear();
+                wire::encode_normal_view(&told, &mut self.encoded);
+                self.send_to_client(told.client, wire::kind::NORMAL_VIEW);
             }
             Effect::Persist(order) => {
                 let durable = self.journal.write(order);

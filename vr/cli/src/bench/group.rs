@@ -153,7 +153,10 @@ async fn sessions(settings: &Settings, run: &Run) -> Result<Vec<Caller>, Failure
 
 /// One socket, or one for each client.
 fn sockets(settings: &Settings, run: &Run) -> Result<Vec<Client>, Failure> {
-    let config = settings.client(run.timeout);
+    let config = ClientConfig {
+        confirmed_by: run.workload.confirmed_by,
+        ..settings.client(run.timeout)
+    };
     let (count, config) = if run.shared_socket {
         (1, config)
     } else {

@@ -33,7 +33,7 @@ use self::measure::{Asked, Ending, Measured, Run, Until, measure};
 use self::report::Report;
 use self::sweep::Sweep;
 use self::workload::{Op, Popularity, Workload};
-use crate::consistency::Consistency;
+use crate::consistency::{Asker, Consistency};
 use crate::duration::{parse, parse_positive};
 use crate::exit::{self, Exit, Failure};
 use crate::output;
@@ -93,6 +93,10 @@ pub(crate) struct Args {
     /// How fresh the answers to gets must be [default: read-index]
     #[arg(long, value_enum)]
     consistency: Option<Consistency>,
+    /// Who asks the others, for a read-index read, whether the primary leads still [default:
+    /// cheaper]
+    #[arg(long, value_enum, value_name = "WHO")]
+    confirmed_by: Option<Asker>,
     /// How many keys there are.
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -285,6 +289,12 @@ impl Args {
                 "--consistency is about gets: add --op get, or --op mix",
             ));
         }
+        let read_index = matches!(self.consistency, None | Some(Consistency::ReadIndex));
+        if self.confirmed_by.is_some() && !(read_index && matches!(self.op, Op::Get | Op::Mix)) {
+            return Err(Failure::usage(
+                "--confirmed-by is about read-index gets: add --op get, or --op mix",
+            ));
+        }
         let keys = (self.keys, self.popularity);
         let reads = self.reads.unwrap_or(50);
         let workload = Workload::new(self.op, reads, keys, self.key_size, self.value_size);
@@ -296,6 +306,9 @@ impl Args {
         })?;
         if let Some(consistency) = self.consistency {
             workload.consistency = consistency.into();
+        }
+        if let Some(asker) = self.confirmed_by {
+            workload.confirmed_by = asker.into();
         }
         Ok(workload)
     }

@@ -1,8 +1,8 @@
 //! What the clients call: operations, keys, and what would be an answer.
 
 use clap::ValueEnum;
-use viewring::ReadConsistency;
 use viewring::kv::{Operation, Outcome};
+use viewring::{ConfirmedBy, ReadConsistency};
 use viewring_runtime::sim::Random;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,6 +48,8 @@ pub(super) struct Workload {
     value: Vec<u8>,
     /// How fresh the answers to gets must be.
     pub(super) consistency: ReadConsistency,
+    /// Who asks whether the primary leads still.
+    pub(super) confirmed_by: ConfirmedBy,
 }
 
 /// Before the number of a key.
@@ -74,6 +76,7 @@ impl Workload {
             key_size,
             value: vec![b'v'; value_size],
             consistency: ReadConsistency::default(),
+            confirmed_by: ConfirmedBy::default(),
         })
     }
 

@@ -19,6 +19,10 @@
 //! or take long, the periodic timeout asks everybody. With leases all are asked, since all promises
 //! count.
 //!
+//! A reader may ask f backups itself ([`Confirming`](crate::Confirming)). Its read waits for no
+//! round of ours, but for what it must have executed; the answer is [`Unconfirmed`], and that of
+//! our view as its primary: once we have left the view it is not given any more.
+//!
 //! A *lease* is a round whose answers promise something: to take part in no other view for a while.
 //! The core knows no clock. The caller notes when a round begins ([`Replica::round`]), learns what
 //! was promised in answer to it ([`Replica::promises`]), and tells with each read whether the
@@ -27,16 +31,19 @@
 //! the caller says that the promise has expired ([`Replica::promise_expired`]). A later view
 //! needs a quorum, which has one of the bound in it, or the primary itself, whose lease ends when
 //! it joins.
+//!
+//! [`Unconfirmed`]: ReadOutcome::Unconfirmed
 
 use super::{Replica, Role, Status};
 use crate::bug::Bug;
 use crate::configuration::Configuration;
 use crate::counters::Ignored;
 use crate::effects::{Effects, Progress};
-use crate::ids::{Incarnation, OpNumber, ReplicaId, RoundNumber, View};
+use crate::ids::{Checksum, Incarnation, OpNumber, ReplicaId, RoundNumber, View};
 use crate::log::{Entry, Kind};
 use crate::message::{
-    Message, Read, ReadConsistency, ReadOutcome, ReadReply, Request, Round, RoundOk,
+    GetView, Message, NormalView, Read, ReadConsistency, ReadOutcome, ReadReply, Request, Round,
+    RoundOk,
 };
 use crate::quorum::{Acks, ReplicaSet};
 use alloc::collections::VecDeque;
@@ -48,8 +55,10 @@ use xxhash_rust::xxh3::xxh3_64;
 pub struct ReadCounters {
     /// Through the log.
     pub log: u64,
-    /// After a round.
+    /// After a round, ours or the reader's.
     pub read_index: u64,
+    /// Of these, answered unconfirmed: after the reader's.
+    pub unconfirmed: u64,
     /// Under a lease.
     pub lease: u64,
     /// From what was there.
@@ -60,6 +69,24 @@ pub struct ReadCounters {
     pub rounds: u64,
     /// Reads that a round confirmed which had left with a Prepare.
     pub rode: u64,
+    /// Readers' questions for our view that were answered.
+    pub views_told: u64,
+}
+
+impl ReadCounters {
+    /// Each with its name, fit for a status page.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("log", self.log),
+            ("read-index", self.read_index),
+            ("of them confirmed by their readers", self.unconfirmed),
+            ("lease", self.lease),
+            ("local", self.local),
+            ("rounds", self.rounds),
+            ("readers told the view", self.views_told),
+        ]
+        .into_iter()
+    }
 }
 
 /// What a replica keeps of reads and rounds.
@@ -101,6 +128,8 @@ struct Ready {
     index: OpNumber,
     read: Read,
     is_leased: bool,
+    /// The reader asks f backups itself whether we lead.
+    is_unconfirmed: bool,
 }
 
 impl Reads {
@@ -127,7 +156,8 @@ impl Reads {
     }
 
     /// Our view has ended: who waits is refused, and what was answered or promised in it is void.
-    /// Reads that wait for nothing any more are answered.
+    /// Reads that wait for nothing any more are answered, but those whose answers would be of this
+    /// view.
     pub(super) fn leave_view(&mut self, applied: OpNumber) {
         self.earlier = self.round;
         self.answered = Acks::default();
@@ -139,7 +169,7 @@ impl Reads {
         self.refused
             .extend(self.logged.drain(..).map(|ready| ready.read));
         for ready in core::mem::take(&mut self.ready) {
-            if ready.index <= applied {
+            if ready.index <= applied && !ready.is_unconfirmed {
                 self.ready.push_back(ready);
             } else {
                 self.refused.push(ready.read);
@@ -215,6 +245,7 @@ impl Replica {
                 index: OpNumber::ZERO,
                 read,
                 is_leased: false,
+                is_unconfirmed: false,
             }),
             None => self.on_read_as_primary(read, lease_holds, effects),
         }
@@ -227,12 +258,14 @@ impl Replica {
             return self.log_read(read, effects);
         }
         let is_leased = lease_holds && read.consistency == ReadConsistency::Lease;
+        let is_unconfirmed = read.confirms && read.consistency == ReadConsistency::ReadIndex;
         let ready = Ready {
             index: self.read_index(),
             read,
             is_leased,
+            is_unconfirmed,
         };
-        if is_leased {
+        if is_leased || is_unconfirmed {
             return self.reads.ready.push_back(ready);
         }
         // The next round to begin is the first that was begun after it came.
@@ -268,6 +301,7 @@ impl Replica {
             index,
             read,
             is_leased: false,
+            is_unconfirmed: false,
         });
     }
 
@@ -406,7 +440,10 @@ impl Replica {
             .pop_front_if(|ready| ready.index <= applied);
         let next = logged.or_else(|| self.reads.ready.pop_front_if(is_due));
         let Ready {
-            read, is_leased, ..
+            read,
+            is_leased,
+            is_unconfirmed,
+            ..
         } = next?;
         let counters = &mut self.reads.counters;
         let count = match read.consistency {
@@ -416,12 +453,14 @@ impl Replica {
             ReadConsistency::Lease | ReadConsistency::ReadIndex => &mut counters.read_index,
         };
         *count += 1;
+        counters.unconfirmed += u64::from(is_unconfirmed);
         let is_stale = read.consistency == ReadConsistency::Local;
         Some(Answerable {
             read,
             view: self.view,
             as_of: self.applied,
             is_stale,
+            unconfirmed: is_unconfirmed.then(|| self.root()),
         })
     }
 
@@ -458,6 +497,8 @@ pub struct Answerable {
     pub as_of: OpNumber,
     /// Whether later operations may have been acknowledged before the read was asked.
     pub is_stale: bool,
+    /// The root of our log, if the reader asks f backups itself whether we lead the view.
+    pub unconfirmed: Option<Checksum>,
 }
 
 /// As a backup.
@@ -477,6 +518,22 @@ impl Replica {
             self.reads.heard = Some(latest.max(round.number));
         }
         progress
+    }
+
+    /// A reader asks in which view we are. Whoever asks, this does not panic.
+    pub fn on_get_view(&mut self, get: GetView, effects: &mut Effects) -> Progress {
+        self.invariants();
+        if self.status != Status::Normal {
+            return self.ignore(Ignored::NotNormal);
+        }
+        self.reads.counters.views_told += 1;
+        effects.normal_view(NormalView {
+            view: self.view,
+            root: self.root(),
+            client: get.client,
+            number: get.number,
+        });
+        Progress::NONE
     }
 
     /// Tells the primary that it leads; and promises, if leases are on, to let it for a while. It

@@ -183,6 +183,7 @@ impl Replica {
                 self.ignore(Ignored::NotForReplicas)
             }
             Message::Read(_) | Message::ReadReply(_) => self.ignore(Ignored::NotForReplicas),
+            Message::GetView(_) | Message::NormalView(_) => self.ignore(Ignored::NotForReplicas),
         }
     }
 

@@ -93,6 +93,7 @@ pub(crate) fn is_of_view_change(message: &Message) -> bool {
         Message::Hello(_) | Message::Request(_) | Message::Reply(_) => false,
         Message::Read(_) | Message::ReadReply(_) => false,
         Message::Round(_) | Message::RoundOk(_) => false,
+        Message::GetView(_) | Message::NormalView(_) => false,
     }
 }
 

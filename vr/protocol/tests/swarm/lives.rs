@@ -21,6 +21,7 @@ pub(crate) fn first_record(replica: &mut Replica) -> Record {
         Effect::Remember(record) => Some(record),
         Effect::Send { .. } | Effect::Broadcast(_) | Effect::Persist(_) => None,
         Effect::Reply(_) | Effect::ReplyWalkIn(_) | Effect::ReadReply(_) => None,
+        Effect::NormalView(_) => None,
         Effect::Checkpoint(_) | Effect::Restore(_) => None,
     });
     records.last().expect("it is told what to remember")
@@ -34,6 +35,7 @@ pub(crate) fn is_greeting(effect: &Effect) -> bool {
         Effect::Remember(_) => true,
         Effect::Broadcast(_) | Effect::Persist(_) => false,
         Effect::Reply(_) | Effect::ReplyWalkIn(_) | Effect::ReadReply(_) => false,
+        Effect::NormalView(_) => false,
         Effect::Checkpoint(_) | Effect::Restore(_) => false,
     }
 }

@@ -585,7 +585,7 @@ impl World {
                     let at = self.now + self.chance.below(self.faults.writing + 1);
                     self.nodes[which].restore = Some((at, restore));
                 }
-                Effect::ReadReply(reply) => panic!("nobody reads: {reply:?}"),
+                Effect::ReadReply(_) | Effect::NormalView(_) => panic!("nobody reads"),
                 Effect::Persist(persist) => {
                     let at = self.now + self.chance.below(self.faults.disk + 1);
                     let last = self.nodes[which].journal.back().map_or(0, |(at, _)| *at);

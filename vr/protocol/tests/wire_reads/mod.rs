@@ -3,8 +3,8 @@
 use super::{number, numbers, telling};
 use proptest::prelude::*;
 use viewring_protocol::{
-    Checksum, ClientId, Message, OpNumber, Read, ReadConsistency, ReadOutcome, ReadReply,
-    RequestNumber, Round, RoundNumber, RoundOk, View,
+    Checksum, ClientId, GetView, Message, NormalView, OpNumber, Read, ReadConsistency, ReadOutcome,
+    ReadReply, RequestNumber, Round, RoundNumber, RoundOk, View,
 };
 
 /// Kinds, messages, and their bytes.
@@ -16,9 +16,53 @@ pub(crate) fn golden() -> Vec<(u8, Message, String)> {
                 client: ClientId(1),
                 number: RequestNumber(2),
                 consistency: ReadConsistency::Local,
+                confirms: false,
                 body: (*b"?").into(),
             }),
             numbers(&["01", "02"]) + "03" + "010000003f",
+        ),
+        (
+            16,
+            Message::Read(Read {
+                client: ClientId(1),
+                number: RequestNumber(2),
+                consistency: ReadConsistency::ReadIndex,
+                confirms: true,
+                body: (*b"?").into(),
+            }),
+            numbers(&["01", "02"]) + "04" + "010000003f",
+        ),
+        (
+            17,
+            Message::ReadReply(ReadReply {
+                view: View(3),
+                client: ClientId(1),
+                number: RequestNumber(2),
+                outcome: ReadOutcome::Unconfirmed {
+                    as_of: OpNumber(4),
+                    root: Checksum(5),
+                    body: (*b"!").into(),
+                },
+            }),
+            numbers(&["03", "01", "02"]) + "04" + &numbers(&["04", "05"]) + "0100000021",
+        ),
+        (
+            20,
+            Message::GetView(GetView {
+                client: ClientId(1),
+                number: RoundNumber(2),
+            }),
+            numbers(&["01", "02"]),
+        ),
+        (
+            21,
+            Message::NormalView(NormalView {
+                view: View(1),
+                root: Checksum(2),
+                client: ClientId(3),
+                number: RoundNumber(4),
+            }),
+            numbers(&["01", "02", "03", "04"]),
         ),
         (
             17,
@@ -59,15 +103,21 @@ pub(crate) fn a_message() -> impl Strategy<Value = Message> {
     let three = || (telling(), telling(), telling());
     let bytes = || prop::collection::vec(any::<u8>(), 0..20);
     let consistency = prop_oneof![
-        Just(ReadConsistency::Log),
-        Just(ReadConsistency::ReadIndex),
-        Just(ReadConsistency::Lease),
-        Just(ReadConsistency::Local),
+        Just((ReadConsistency::Log, false)),
+        Just((ReadConsistency::ReadIndex, false)),
+        Just((ReadConsistency::ReadIndex, true)),
+        Just((ReadConsistency::Lease, false)),
+        Just((ReadConsistency::Local, false)),
     ];
     let outcome = prop_oneof![
         (telling(), any::<bool>(), bytes()).prop_map(|(as_of, stale, body)| ReadOutcome::Result {
             as_of: OpNumber(as_of),
             stale,
+            body: body.into(),
+        }),
+        (telling(), telling(), bytes()).prop_map(|(as_of, root, body)| ReadOutcome::Unconfirmed {
+            as_of: OpNumber(as_of),
+            root: Checksum(root),
             body: body.into(),
         }),
         Just(ReadOutcome::NotPrimary),
@@ -76,10 +126,11 @@ pub(crate) fn a_message() -> impl Strategy<Value = Message> {
     ];
     prop_oneof![
         (telling(), telling(), consistency, bytes()).prop_map(
-            |(client, number, consistency, body)| Message::Read(Read {
+            |(client, number, (consistency, confirms), body)| Message::Read(Read {
                 client: ClientId(client),
                 number: RequestNumber(number),
                 consistency,
+                confirms,
                 body: body.into(),
             })
         ),
@@ -96,6 +147,18 @@ pub(crate) fn a_message() -> impl Strategy<Value = Message> {
             root: Checksum(root),
             number: RoundNumber(number),
         })),
+        (telling(), telling()).prop_map(|(client, number)| Message::GetView(GetView {
+            client: ClientId(client),
+            number: RoundNumber(number),
+        })),
+        (three(), telling()).prop_map(|((view, root, client), number)| {
+            Message::NormalView(NormalView {
+                view: View(view),
+                root: Checksum(root),
+                client: ClientId(client),
+                number: RoundNumber(number),
+            })
+        }),
         (telling(), telling(), any::<u32>()).prop_map(|(view, number, promise_us)| {
             Message::RoundOk(RoundOk {
                 view: View(view),

@@ -9,7 +9,7 @@
 //!
 //! | plot | tempts |
 //! |---|---|
-//! | [`suspicions`] | suspicions of long ago do not add up |
+//! | [`suspicions`] | suspicions of long ago do not add up, and those of who waits still do |
 //! | [`entries`] | what comes early is kept |
 //! | [`tail`] | what was cut off, and what was said of it, counts for nothing |
 //! | [`lives`] | what an earlier life of a replica, or of a client, was told or said is not used |
@@ -40,6 +40,8 @@ pub enum Plot {
     ScatteredSuspicions,
     /// Suspicions wait for one that stands still.
     SuspicionsThatWaited,
+    /// No view starts for a while, and every replica that is left is needed for the next.
+    AllThatAreLeft,
     /// Entries overtake one that nothing else can bring.
     OvertakenEntry,
     /// A primary loses the end of its log, and leads again.
@@ -65,6 +67,7 @@ impl Plot {
     pub const ALL: &'static [Self] = &[
         Self::ScatteredSuspicions,
         Self::SuspicionsThatWaited,
+        Self::AllThatAreLeft,
         Self::OvertakenEntry,
         Self::TailCutOff,
         Self::EarlierLife,
@@ -107,6 +110,7 @@ impl Plot {
             },
             Self::ScatteredSuspicions
             | Self::SuspicionsThatWaited
+            | Self::AllThatAreLeft
             | Self::OvertakenEntry
             | Self::TailCutOff
             | Self::EarlierLife
@@ -133,6 +137,7 @@ impl Plot {
         match self {
             Self::ScatteredSuspicions => suspicions::scattered(scene),
             Self::SuspicionsThatWaited => suspicions::that_waited(scene),
+            Self::AllThatAreLeft => suspicions::of_all_that_are_left(scene),
             Self::OvertakenEntry => entries::overtaken(scene),
             Self::TailCutOff => tail::cut_off(scene),
             Self::EarlierLife => lives::of_a_replica(scene),

@@ -1,11 +1,13 @@
-//! Suspicions that must not add up (V9, X6): only f+1 who suspect a primary *now* end its view.
+//! Suspicions that must not add up (V9, X6): only f+1 who suspect a primary *now* end its view. And
+//! those that must (X1): of who waits for a view that does not start.
 
 use std::time::Duration;
 
 use viewring_protocol::ReplicaId;
+use viewring_protocol::wire::kind;
 use viewring_runtime::sim::{RuleGuard, Verdict};
 
-use super::scene::{About, Scene};
+use super::scene::{About, PATIENCE, Scene};
 use crate::cluster::Mark;
 use crate::cluster::stage::Held;
 
@@ -72,3 +74,45 @@ pub(super) fn that_waited(scene: &mut Scene<'_>) -> Held {
     scene.wait(300, 600);
     scene.stays(view, "suspicions that had waited were counted")
 }
+
+/// So many have stopped that all others are needed, and no view starts: what is brought into it
+/// gets lost. The others give up at different moments, as each waits for another time; who votes
+/// first must be heard still when the last one does. So they all come to the next view, again and
+/// again.
+pub(super) fn of_all_that_are_left(scene: &mut Scene<'_>) -> Held {
+    scene.wait(50, 1_000);
+    let (view, gone) = (scene.stage.view(), scene.primary());
+    let failures = scene.failures();
+    let mut left = scene.backups();
+    let others = left.split_off(failures + 1);
+    let gone: Vec<_> = others.into_iter().chain([gone]).collect();
+    gone.iter().for_each(|&id| scene.cluster().crash(id));
+    let lost = scene.rule(About::kind(kind::DO_VIEW_CHANGE), Verdict::Drop);
+    let mut joined = view;
+    for _ in 0..scene.random.between(3..=8) {
+        let before = joined;
+        let voted = scene.until(ALL_HAVE_VOTED, |checker| {
+            left.iter().all(|&id| checker.joined(id) > before)
+        });
+        if !voted {
+            return scene
+                .stage
+                .failed("all that are left have voted, each for itself");
+        }
+        let checker = scene.cluster().checker().borrow();
+        joined = left
+            .iter()
+            .map(|&id| checker.joined(id))
+            .max()
+            .unwrap_or(view);
+    }
+    scene.mark(Mark::AllWereNeeded);
+    drop(lost);
+    gone.iter().for_each(|&id| scene.cluster().restart(id));
+    scene.until_agreed(PATIENCE);
+    Ok(())
+}
+
+/// Whoever is between views votes for the next one within so long: a view is given two seconds at
+/// most, and half of that by chance.
+const ALL_HAVE_VOTED: Duration = Duration::from_millis(3_300);

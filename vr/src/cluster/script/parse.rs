@@ -474,6 +474,8 @@ pub(in crate::cluster) const KINDS: &[(&str, u8)] = &[
     ("read-reply", kind::READ_REPLY),
     ("round", kind::ROUND),
     ("round-ok", kind::ROUND_OK),
+    ("get-view", kind::GET_VIEW),
+    ("normal-view", kind::NORMAL_VIEW),
     ("fragment", FRAGMENT),
 ];
 
