@@ -222,7 +222,12 @@ impl Replica {
     ///
     /// It is answered through [`next_read`](Self::next_read), or refused with an effect.
     pub fn on_read(&mut self, read: Read, lease_holds: bool, effects: &mut Effects) -> Progress {
+        let progress = self.take_read(read, lease_holds, effects);
         self.invariants();
+        progress
+    }
+
+    fn take_read(&mut self, read: Read, lease_holds: bool, effects: &mut Effects) -> Progress {
         let is_local = read.consistency == ReadConsistency::Local;
         let refusal = match self.role() {
             Role::Recovering => return self.ignore(Ignored::Recovering),
@@ -249,7 +254,6 @@ impl Replica {
             }),
             None => self.on_read_as_primary(read, lease_holds, effects),
         }
-        self.invariants();
         Progress::NONE
     }
 
@@ -419,11 +423,11 @@ impl Replica {
     /// A periodic timeout: begins a fresh round if reads wait for one that may be lost, or if
     /// promises are to be renewed.
     pub fn renew_round(&mut self) -> Progress {
-        self.invariants();
-        if self.role() != Role::Primary {
-            return self.ignore(Ignored::WrongRole);
+        if self.role() == Role::Primary {
+            self.reads.round_due = self.options.lease_us > 0 || !self.reads.waiting.is_empty();
+        } else {
+            self.counters.count(Ignored::WrongRole);
         }
-        self.reads.round_due = self.options.lease_us > 0 || !self.reads.waiting.is_empty();
         self.invariants();
         Progress::NONE
     }
@@ -522,17 +526,18 @@ impl Replica {
 
     /// A reader asks in which view we are. Whoever asks, this does not panic.
     pub fn on_get_view(&mut self, get: GetView, effects: &mut Effects) -> Progress {
-        self.invariants();
-        if self.status != Status::Normal {
-            return self.ignore(Ignored::NotNormal);
+        if self.status == Status::Normal {
+            self.reads.counters.views_told += 1;
+            effects.normal_view(NormalView {
+                view: self.view,
+                root: self.root(),
+                client: get.client,
+                number: get.number,
+            });
+        } else {
+            self.counters.count(Ignored::NotNormal);
         }
-        self.reads.counters.views_told += 1;
-        effects.normal_view(NormalView {
-            view: self.view,
-            root: self.root(),
-            client: get.client,
-            number: get.number,
-        });
+        self.invariants();
         Progress::NONE
     }
 
