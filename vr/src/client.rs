@@ -488,11 +488,9 @@ impl Shared {
             }
             Target::All => Target::All,
         };
-        let mut body = self.encoded.borrow_mut();
-        body.clear();
-        wire::encode_request(request, &mut body);
-        self.send(target, wire::kind::REQUEST, &body);
-        drop(body);
+        self.send(target, wire::kind::REQUEST, |out| {
+            wire::encode_request(request, out);
+        });
         self.wake_pump();
     }
 
@@ -506,20 +504,30 @@ impl Shared {
         self.failed.borrow().clone().map(CallError::Socket)
     }
 
-    pub(crate) fn send(&self, target: Target, kind: u8, body: &[u8]) {
+    /// Queues the message that `encode` writes.
+    pub(crate) fn send(&self, target: Target, kind: u8, encode: impl FnOnce(&mut Vec<u8>)) {
         let to: &[SocketAddr] = match target {
             Target::Primary(ReplicaId(id)) => {
                 std::slice::from_ref(&self.config.replicas[usize::from(id)])
             }
             Target::All => &self.config.replicas,
         };
-        self.send_to(to.iter().copied(), kind, body);
+        self.send_to(to.iter().copied(), kind, encode);
     }
 
-    pub(crate) fn send_to(&self, to: impl IntoIterator<Item = SocketAddr>, kind: u8, body: &[u8]) {
+    /// Queues the message that `encode` writes.
+    pub(crate) fn send_to(
+        &self,
+        to: impl IntoIterator<Item = SocketAddr>,
+        kind: u8,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let mut body = self.encoded.borrow_mut();
+        body.clear();
+        encode(&mut body);
         // Longer than the transport's limit, it is lost, and the call runs into its deadline; the
         // replicas' own limit is far below.
-        let _too_long = self.endpoint.send_to_many(to, kind, body).is_err();
+        let _too_long = self.endpoint.send_to_many(to, kind, &body).is_err();
     }
 
     /// Hands on what a replica says: only replicas answer.

@@ -7,8 +7,9 @@
 //! | [`Lease`](ReadConsistency::Lease) | the same | nothing, of the primary | good clocks |
 //! | [`Local`](ReadConsistency::Local) | an earlier state | nothing, of any replica | |
 
+mod places;
+
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -21,6 +22,7 @@ use viewring_protocol::{
 use viewring_runtime::random;
 use viewring_runtime::time::{Instant, sleep, timeout_at};
 
+use self::places::Places;
 use crate::client::{CallError, Client, INBOX_MAX, Session, Shared};
 
 /// What a read was answered.
@@ -79,11 +81,11 @@ impl Client {
             body: query.into(),
         };
         let mut core = Core::new(read, shared.group, shared.view.get());
-        let give_up_at = Instant::now() + shared.config.deadline;
-        let mut retry_at = Instant::now() + shared.config.retry;
+        let mut now = Instant::now();
+        let give_up_at = now + shared.config.deadline;
+        let mut retry_at = now + shared.config.retry;
         shared.send_read(&core);
         loop {
-            let now = Instant::now();
             if now >= give_up_at {
                 return Err(CallError::NoAnswer);
             }
@@ -97,6 +99,7 @@ impl Client {
             }
             let until = retry_at.min(give_up_at);
             let Ok(reply) = timeout_at(until, waiting.reply(shared)).await else {
+                now = Instant::now();
                 continue;
             };
             let reply = reply?;
@@ -117,6 +120,7 @@ impl Client {
                 ReadAnswer::TooLarge => return Err(CallError::TooLarge),
                 ReadAnswer::Ignored => {}
             }
+            now = Instant::now();
         }
     }
 }
@@ -151,9 +155,9 @@ impl Shared {
 
     /// Queues a read; the pump asks the backups, if need be, and flushes.
     fn send_read(&self, core: &Core) {
-        let mut body = Vec::new();
-        wire::encode_read(core.read(), &mut body);
-        self.send(core.target(), wire::kind::READ, &body);
+        self.send(core.target(), wire::kind::READ, |out| {
+            wire::encode_read(core.read(), out);
+        });
         if core.read().confirms {
             self.reads.is_to_ask.set(true);
         }
@@ -167,10 +171,11 @@ impl Shared {
         }
         let (number, backups) = self.reads.confirming.borrow_mut().ask(self.view.get());
         let client = self.reads.id;
-        let mut body = Vec::new();
-        wire::encode_get_view(&GetView { client, number }, &mut body);
         let address = |backup: ReplicaId| self.config.replicas[usize::from(backup.0)];
-        self.send_to(backups.iter().map(address), wire::kind::GET_VIEW, &body);
+        let to = backups.iter().map(address);
+        self.send_to(to, wire::kind::GET_VIEW, |out| {
+            wire::encode_get_view(&GetView { client, number }, out);
+        });
     }
 }
 
@@ -179,10 +184,12 @@ pub(crate) struct Reads {
     /// Unique to the client, and registered nowhere.
     id: ClientId,
     count: Cell<u64>,
-    waiting: RefCell<BTreeMap<RequestNumber, Slot>>,
+    waiting: RefCell<Places<Slot>>,
     confirming: RefCell<Confirming>,
     /// A read was queued that waits for the next question to the backups.
     is_to_ask: Cell<bool>,
+    /// Empty; kept for its capacity.
+    wakers: Cell<Vec<Waker>>,
 }
 
 struct Slot {
@@ -190,19 +197,35 @@ struct Slot {
     asked: RoundNumber,
     /// An answer that is true if they say so: the latest view's.
     unconfirmed: Option<ReadReply>,
-    /// At most a few: the oldest is dropped, which is a stale one.
-    replies: Vec<ReadReply>,
+    /// The first reply that the read has not acted on.
+    first: Option<ReadReply>,
+    /// Those behind it, which are rare. At most a few in all: the oldest is dropped, which is a
+    /// stale one.
+    others: Vec<ReadReply>,
     waker: Option<Waker>,
 }
 
 impl Slot {
     /// A reply for the read to act on. Whom to wake.
     fn put(&mut self, reply: ReadReply) -> Option<Waker> {
-        if self.replies.len() == INBOX_MAX {
-            self.replies.remove(0);
+        if self.others.len() + 1 == INBOX_MAX {
+            let _stale = self.next();
         }
-        self.replies.push(reply);
+        if self.first.is_none() {
+            self.first = Some(reply);
+        } else {
+            self.others.push(reply);
+        }
         self.waker.take()
+    }
+
+    /// The next reply for the read to act on.
+    fn next(&mut self) -> Option<ReadReply> {
+        let next = self.first.take();
+        if !self.others.is_empty() {
+            self.first = Some(self.others.remove(0));
+        }
+        next
     }
 
     /// A reply has come, or what there is may be confirmed by now.
@@ -226,9 +249,10 @@ impl Reads {
         Self {
             id: ClientId(random()),
             count: Cell::new(0),
-            waiting: RefCell::default(),
+            waiting: RefCell::new(Places::new()),
             confirming: RefCell::new(Confirming::new(group, RoundNumber(random() >> 1))),
             is_to_ask: Cell::new(false),
+            wakers: Cell::default(),
         }
     }
 
@@ -243,10 +267,11 @@ impl Reads {
         let slot = Slot {
             asked: self.confirming.borrow().next(),
             unconfirmed: None,
-            replies: Vec::new(),
+            first: None,
+            others: Vec::new(),
             waker: None,
         };
-        self.waiting.borrow_mut().insert(number, slot);
+        self.waiting.borrow_mut().push(number, slot);
         Waiting {
             reads: self,
             number,
@@ -258,7 +283,7 @@ impl Reads {
         if reply.client != self.id {
             return;
         }
-        let waker = match self.waiting.borrow_mut().get_mut(&reply.number) {
+        let waker = match self.waiting.borrow_mut().get_mut(reply.number) {
             Some(slot) => slot.consider(reply, &self.confirming.borrow()),
             None => None,
         };
@@ -270,7 +295,7 @@ impl Reads {
         if told.client != self.id || !self.confirming.borrow_mut().on_normal_view(from, told) {
             return;
         }
-        let mut wakers = Vec::new();
+        let mut wakers = self.wakers.take();
         let confirming = self.confirming.borrow();
         for slot in self.waiting.borrow_mut().values_mut() {
             if let Some(reply) = slot.unconfirmed.take() {
@@ -278,7 +303,8 @@ impl Reads {
             }
         }
         drop(confirming);
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.drain(..).for_each(Waker::wake);
+        self.wakers.set(wakers);
     }
 
     /// The socket has failed: all who wait look.
@@ -303,9 +329,9 @@ impl Waiting<'_> {
     async fn reply(&self, shared: &Shared) -> Result<ReadReply, CallError> {
         poll_fn(|cx| {
             let mut waiting = self.reads.waiting.borrow_mut();
-            let slot = waiting.get_mut(&self.number).expect("it has a place");
-            if !slot.replies.is_empty() {
-                return Poll::Ready(Ok(slot.replies.remove(0)));
+            let slot = waiting.get_mut(self.number).expect("it has a place");
+            if let Some(reply) = slot.next() {
+                return Poll::Ready(Ok(reply));
             }
             if let Some(failed) = shared.failure() {
                 return Poll::Ready(Err(failed));
@@ -319,7 +345,7 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let slot = self.reads.waiting.borrow_mut().remove(&self.number);
+        let slot = self.reads.waiting.borrow_mut().remove(self.number);
         drop(slot); // a waker may run code that comes back here
     }
 }
