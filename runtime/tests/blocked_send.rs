@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use viewring_runtime::net::{UdpOptions, UdpSocket};
 use viewring_runtime::time::{Instant, sleep, timeout};
-use viewring_runtime::{Config, Runtime, Uring, metrics};
+use viewring_runtime::{Config, Runtime, Uring, metrics, yield_now};
 
 /// Whoever runs a test again, in a network of its own.
 const INSIDE: &str = "BLOCKED_SEND_INSIDE";
@@ -50,6 +50,10 @@ fn in_a_network_of_its_own(name: &str, set_up: &str, test: fn()) {
 const LINK: &str = "ip link set lo up && ip link add near type veth peer name far \
     && ip addr add 10.99.0.1/24 dev near && ip link set near up && ip link set far up";
 
+/// A megabyte in a second.
+const SLOW_LINK: &str = "ip link set lo up \
+    && tc qdisc add dev lo root tbf rate 8mbit burst 16kb limit 8mb";
+
 #[test]
 fn a_send_without_room_holds_up_nobody() {
     in_a_network_of_its_own("a_send_without_room_holds_up_nobody", LINK, inside);
@@ -63,10 +67,87 @@ fn in_a_larger_buffer_there_is_room_beside_what_waits_for_an_absent_peer() {
 
 #[test]
 fn a_send_without_room_is_not_overtaken_for_long() {
-    let set_up = "ip link set lo up \
-        && tc qdisc add dev lo root tbf rate 8mbit burst 16kb limit 8mb";
     let name = "a_send_without_room_is_not_overtaken_for_long";
-    in_a_network_of_its_own(name, set_up, on_a_slow_link);
+    in_a_network_of_its_own(name, SLOW_LINK, on_a_slow_link);
+}
+
+#[test]
+fn a_send_that_is_given_up_in_line_is_not_sent() {
+    let name = "a_send_that_is_given_up_in_line_is_not_sent";
+    in_a_network_of_its_own(name, SLOW_LINK, given_up_in_line);
+}
+
+#[test]
+fn sends_of_a_socket_that_is_closing_are_tried_again_after_a_bind() {
+    let name = "sends_of_a_socket_that_is_closing_are_tried_again_after_a_bind";
+    in_a_network_of_its_own(name, LINK, after_a_bind);
+}
+
+fn given_up_in_line() {
+    const LEN: usize = 1_000;
+    const POSTED: usize = 300;
+    const GIVEN_UP: u8 = 7;
+    let receiver = StdSocket::bind("127.0.0.1:0").expect("a socket");
+    let to = receiver.local_addr().expect("bound");
+    let second = Some(Duration::from_secs(1));
+    receiver.set_read_timeout(second).expect("set");
+    let hears = thread::spawn(move || {
+        let mut buf = [0; LEN];
+        let mut hear = || receiver.recv(&mut buf).map(|_| buf[0]);
+        let heard = (0..POSTED).map(|_| hear().expect("all are heard"));
+        heard.collect::<Vec<u8>>()
+    });
+    Runtime::new(Uring::new().expect("a ring"), Config::default()).block_on(async {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let socket = UdpSocket::bind(any).expect("a socket");
+        for _ in 0..POSTED {
+            let mut payload = socket.take_buf(LEN).expect("a buffer");
+            payload.set_len(LEN);
+            socket.post_to(payload.share(), to).expect("there is room");
+        }
+        sleep(Duration::from_millis(2)).await;
+        let posted = || socket.stats().posted as usize;
+        assert!(posted() < POSTED * 3 / 4, "the buffer is full");
+        // They stand behind dozens of others.
+        while posted() < POSTED * 3 / 4 {
+            let in_flight = metrics().operations_in_flight;
+            let sends = (0..20).map(|_| socket.send_to(&[GIVEN_UP; LEN], to));
+            let given_up = timeout(Duration::from_millis(1), join_all(sends)).await;
+            given_up.expect_err("they wait");
+            yield_now().await;
+            assert!(metrics().operations_in_flight <= in_flight);
+        }
+        while posted() < POSTED {
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let heard = hears.join().expect("it heard");
+    assert!(!heard.contains(&GIVEN_UP), "{heard:?}");
+}
+
+fn after_a_bind() {
+    let absent = "10.99.0.80:9".parse().expect("an address");
+    Runtime::new(Uring::new().expect("a ring"), Config::default()).block_on(async {
+        let any = "0.0.0.0:0".parse().expect("an address");
+        let socket = UdpSocket::bind(any).expect("a socket");
+        let addr = socket.local_addr();
+        for _ in 0..600 {
+            let mut payload = socket.take_buf(100).expect("a buffer");
+            payload.set_len(100);
+            let posted = socket.post_to(payload.share(), absent);
+            posted.expect("there is room");
+        }
+        sleep(Duration::from_millis(5)).await;
+        drop(socket);
+        sleep(Duration::from_millis(5)).await;
+        let enters = || metrics().reactor("enters");
+        thread::sleep(Duration::from_millis(3)); // it is time to try them again
+        UdpSocket::bind(addr).expect_err("they are stuck");
+        let before = enters();
+        sleep(Duration::from_millis(100)).await;
+        let tried = enters() - before;
+        assert!(tried > 20, "they are tried {tried} times in 100 ms");
+    });
 }
 
 fn beside_an_absent_peer() {

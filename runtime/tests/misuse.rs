@@ -4,12 +4,15 @@
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use viewring_runtime::buf::{BufPool, SharedBuf};
 use viewring_runtime::net::UdpOptions;
 use viewring_runtime::reactor::{Completion, Op, OpKey, Outcome, Reactor, SocketId, Wait};
 use viewring_runtime::{Uring, UringConfig};
+
+/// A ring that is dropped waits so long for what is in flight; then it leaks that.
+const DROP_BOUND: Duration = Duration::from_secs(1);
 
 fn localhost() -> SocketAddr {
     "127.0.0.1:0".parse().expect("an address")
@@ -66,6 +69,34 @@ fn a_generation_that_would_not_come_back_is_refused() {
         index: 0,
         generation: 1 << OpKey::GENERATION_BITS,
     };
+    ring.start(key, Op::Nop);
+}
+
+#[test]
+fn an_operation_on_no_socket_leaves_nothing_behind() {
+    let mut ring = Uring::new().expect("a ring");
+    let key = OpKey {
+        index: 0,
+        generation: 1,
+    };
+    let (socket, to, payload) = (SocketId(3), localhost(), SharedBuf::copy_from(b"no way"));
+    let send = Op::Send {
+        unawaited: false,
+        socket,
+        to: Some(to),
+        payload: payload.clone(),
+    };
+    let run = Op::SendRun {
+        unawaited: false,
+        socket,
+        to,
+        payload,
+        segment: 4,
+    };
+    for op in [send, run, Op::ReceiveMany { socket }] {
+        catch_unwind(AssertUnwindSafe(|| ring.start(key, op))).expect_err("there is none");
+        assert_eq!(ring.in_flight(), 0);
+    }
     ring.start(key, Op::Nop);
 }
 
@@ -148,7 +179,9 @@ fn methods_in_any_order_with_any_arguments_harm_no_memory() {
         if round % 2 == 0 {
             drop(std::mem::take(&mut known));
         }
+        let began = Instant::now();
         drop(ring);
+        assert!(began.elapsed() < DROP_BOUND, "round {round} leaked");
         for completion in &kept {
             if let Ok(Outcome::Datagram(datagram)) = &completion.result {
                 assert!(datagram.payload().iter().all(|&byte| byte == 7));

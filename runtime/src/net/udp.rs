@@ -379,7 +379,7 @@ impl UdpSocket {
     /// Counts as one send, unless the kernel cannot: there are networks that bear no runs, for
     /// instance where datagrams of that length travel in fragments. Then they are sent, and count,
     /// one by one, and [`take_run_buf`](Self::take_run_buf) gives no buffers for this peer for ten
-    /// seconds.
+    /// seconds. If the socket was dropped meanwhile, they are lost, and that is one failure.
     ///
     /// # Errors
     /// As for [`post_to`](Self::post_to).

@@ -92,7 +92,7 @@ pub struct Uring {
     /// Peers to whom a message is under way.
     messages: Slab<Arc<dyn Unpark>>,
     reaped: Vec<cqueue::Entry>,
-    /// What was reaped outside a turn; the next one tells of it.
+    /// What ended outside a turn; the next one tells of it.
     early: Vec<Completion>,
     /// Random numbers that nobody was given yet.
     drawn: Vec<u64>,
@@ -101,8 +101,8 @@ pub struct Uring {
     unawaited: u32,
     /// Sends that found no room.
     waiting: Waiting,
-    /// When those of them that were called are tried again. The timer is armed for it, or for
-    /// something earlier.
+    /// When those of them that were called are tried again. In a sleep the timer is armed for it,
+    /// or for something earlier.
     retry_at: Option<Instant>,
     /// Everything is being cancelled: nothing begins any more.
     is_draining: bool,
@@ -504,8 +504,11 @@ impl Reactor for Uring {
             return;
         };
         let is_pair = matches!(held, Held::WriteSync { .. });
-        self.cancel_send(key);
         self.counters.cancels += 1;
+        self.cancel_send(key);
+        if self.slots.held(key).is_none() {
+            return; // that was its end
+        }
         self.push_cancel(UserData::Op(key));
         if is_pair {
             self.push_cancel(UserData::Sync(key));
@@ -539,6 +542,9 @@ impl Reactor for Uring {
         };
         if sleep && let Some(deadline) = self.wake_up_at(wait, expected) {
             self.arm_timer(deadline);
+        }
+        if sleep && let Some(retry_at) = self.retry_at {
+            self.arm_timer(retry_at); // what it was armed for may have been reaped outside a turn
         }
         self.ring.enter(if sleep { 1 + expected } else { 0 })?;
         self.dispatch_reaped(completions);

@@ -7,6 +7,7 @@
 //! given up, for seconds. So each millisecond those who wait in the kernel are called back and
 //! tried anew.
 
+use std::io;
 use std::net::SocketAddr;
 
 use io_uring::{cqueue, opcode, squeue, types};
@@ -17,7 +18,7 @@ use super::slots::{Held, Stage, Way};
 use super::user_data::UserData;
 use super::{RETRY_AFTER, Uring};
 use crate::buf::SharedBuf;
-use crate::reactor::{OpKey, Reactor, SocketId};
+use crate::reactor::{Completion, OpKey, Reactor, SocketId};
 
 impl Uring {
     pub(super) fn start_send(
@@ -28,6 +29,7 @@ impl Uring {
         payload: SharedBuf,
         unawaited: bool,
     ) {
+        self.sockets.using(socket); // first: there may be no such socket
         let held = Held::Send {
             socket,
             payload,
@@ -54,6 +56,7 @@ impl Uring {
         (payload, segment): (SharedBuf, u16),
         unawaited: bool,
     ) {
+        self.sockets.using(socket);
         let (data, len) = (payload.as_ptr(), payload.len());
         let held = Held::Send {
             socket,
@@ -73,7 +76,6 @@ impl Uring {
     }
 
     fn begin_send(&mut self, key: OpKey, socket: SocketId, unawaited: bool) {
-        self.sockets.using(socket);
         if self.waiting.is_line(socket) {
             return self.line_up(key, socket);
         }
@@ -199,7 +201,8 @@ impl Uring {
         }
     }
 
-    /// A send is about to be cancelled: whatever comes next of it ends it. It holds up nobody.
+    /// A send is about to be cancelled: whatever comes next of it ends it. It holds up nobody, and
+    /// while it stands in line the kernel does not get it: it would take the place of those before.
     pub(super) fn cancel_send(&mut self, key: OpKey) {
         let Some(Held::Send { socket, way, .. }) = self.slots.held(key) else {
             return;
@@ -209,13 +212,22 @@ impl Uring {
             Stage::AtOnce | Stage::Cancelled => {}
             Stage::InLine => {
                 self.waiting.leave(socket, key);
-                self.hand_over(key); // so that it has an end
+                self.end_unsent(key, libc::ECANCELED);
             }
             Stage::Called => {
                 self.waiting.leave(socket, key);
                 self.call_next(socket);
             }
         }
+    }
+
+    /// Ends a send of which the kernel knows nothing (any more): the next turn tells of it.
+    fn end_unsent(&mut self, key: OpKey, errno: i32) {
+        let held = self.slots.vacate(key);
+        self.release(&held);
+        let result = Err(io::Error::from_raw_os_error(errno));
+        let more = false;
+        self.early.push(Completion { key, result, more });
     }
 
     /// Forgets the sends that stand in line: the kernel knows nothing of them.

@@ -141,7 +141,8 @@ impl Endpoint {
     /// Receives from now on what is sent to `group`, too: a multicast address, which is heard by
     /// the interface of this endpoint's own address, or a network's broadcast address. Others may
     /// receive it as well. A group that was joined before is left. Says where it is: port 0 lets
-    /// the system choose.
+    /// the system choose. So does an own address of 0.0.0.0: the interface is the kernel's choice,
+    /// that of its route to the group.
     ///
     /// # Errors
     /// `group`, or the endpoint's own address, is none that this can be done with
