@@ -27,12 +27,12 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// The header before a body that is `parts`, one after the other.
+    /// The header before a body of so many bytes, without a checksum yet: see [`seal`].
     ///
     /// # Panics
     /// When the body is longer than 4 GiB.
-    pub(crate) fn encode(self, parts: [&[u8]; 2]) -> [u8; HEADER_LEN] {
-        let body_len = u32::try_from(parts[0].len() + parts[1].len()).expect("a body fits an u32");
+    pub(crate) fn encode(self, body_len: usize) -> [u8; HEADER_LEN] {
+        let body_len = u32::try_from(body_len).expect("a body fits an u32");
         let mut bytes = [0; HEADER_LEN];
         bytes[4..6].copy_from_slice(&MAGIC);
         bytes[6] = VERSION;
@@ -40,31 +40,19 @@ impl Header {
         bytes[8..16].copy_from_slice(&self.cluster.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.sender.0.to_le_bytes());
         bytes[24..28].copy_from_slice(&body_len.to_le_bytes());
-        let checksum = checksum([&bytes[4..], parts[0], parts[1]]);
-        bytes[..4].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
 }
 
-/// The checksum of `parts`, one after the other. Those of a short frame are put in a row first: to
-/// begin and end a pass costs more than that.
-fn checksum(parts: [&[u8]; 3]) -> u32 {
-    let mut row = [0; ROW_LEN];
-    let mut len = 0;
-    for part in parts {
-        let Some(place) = row.get_mut(len..len + part.len()) else {
-            return parts
-                .iter()
-                .fold(0, |sum, part| crc32c::crc32c_append(sum, part));
-        };
-        place.copy_from_slice(part);
-        len += part.len();
-    }
-    crc32c::crc32c(&row[..len])
+/// Writes the checksum of a whole frame where it belongs, and returns its bytes. Made there, where
+/// all parts lie in a row, it takes one pass: to begin and end one for each part costs more than
+/// those of a short frame.
+pub(crate) fn seal(frame: &mut [u8]) -> [u8; CHECKSUM_LEN] {
+    let (place, covered) = frame.split_at_mut(CHECKSUM_LEN);
+    let checksum = crc32c::crc32c(covered).to_le_bytes();
+    place.copy_from_slice(&checksum);
+    checksum
 }
-
-/// So many bytes are few.
-const ROW_LEN: usize = 128;
 
 /// Reads the frame at the start of `bytes`: its header and how long its body is.
 /// The frame ends at `HEADER_LEN` plus that.
@@ -82,7 +70,7 @@ pub(crate) fn decode(bytes: &[u8], cluster: u64) -> Result<(Header, usize), Fram
     if body_len > rest.len() {
         return Err(FrameError::Length);
     }
-    if crc32c::crc32c(&bytes[4..HEADER_LEN + body_len]) != u32_at(head, 0) {
+    if crc32c::crc32c(&bytes[CHECKSUM_LEN..HEADER_LEN + body_len]) != u32_at(head, 0) {
         return Err(FrameError::Checksum);
     }
     let header = Header {
@@ -126,6 +114,9 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
+/// Bytes at the beginning of a frame that cover all others.
+pub(crate) const CHECKSUM_LEN: usize = 4;
+
 /// Bytes of a frame before its body.
 pub const HEADER_LEN: usize = 28;
 
@@ -137,6 +128,16 @@ pub(crate) const KIND_FRAGMENT: u8 = 0xF0;
 
 const MAGIC: [u8; 2] = *b"Vw";
 const VERSION: u8 = 1;
+
+#[cfg(test)]
+impl Header {
+    /// A frame with this body.
+    pub(crate) fn frame(self, body: &[u8]) -> Vec<u8> {
+        let mut frame = [&self.encode(body.len())[..], body].concat();
+        seal(&mut frame);
+        frame
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -152,13 +153,12 @@ mod tests {
             sender: Sender(7),
             kind: 0x2A,
         };
-        [&header.encode([body, &[]])[..], body].concat()
+        header.frame(body)
     }
 
     /// The checksum of the frame as it stands, put where it belongs.
     fn reseal(mut frame: Vec<u8>) -> Vec<u8> {
-        let checksum = crc32c::crc32c(&frame[4..]);
-        frame[..4].copy_from_slice(&checksum.to_le_bytes());
+        seal(&mut frame);
         frame
     }
 
@@ -182,19 +182,6 @@ mod tests {
             kind: 0x2A,
         };
         assert_eq!(decode(&golden, CLUSTER), Ok((header, 5)));
-    }
-
-    #[test]
-    fn a_body_in_two_parts_is_the_body_in_one() {
-        let header = Header {
-            cluster: 1,
-            sender: Sender(2),
-            kind: 3,
-        };
-        assert_eq!(
-            header.encode([b"hel", b"lo"]),
-            header.encode([b"hello", b""])
-        );
     }
 
     #[test]
@@ -229,17 +216,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn parts_have_the_checksum_of_the_whole_be_they_short_or_long() {
-        let whole: Vec<u8> = (0..2 * ROW_LEN).map(|i| (i * 7) as u8).collect();
-        for len in 0..whole.len() {
-            let (head, body) = whole[..len].split_at(len.min(24));
-            let (body, rest) = body.split_at(body.len() / 3);
-            let whole = crc32c::crc32c(&whole[..len]);
-            assert_eq!(checksum([head, body, rest]), whole, "{len} bytes");
-        }
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
@@ -252,7 +228,7 @@ mod tests {
             behind in proptest::collection::vec(any::<u8>(), 0..50),
         ) {
             let header = Header { cluster, sender: Sender(sender), kind };
-            let bytes = [&header.encode([&body, &[]])[..], &body, &behind].concat();
+            let bytes = [header.frame(&body), behind].concat();
             prop_assert_eq!(decode(&bytes, cluster), Ok((header, body.len())));
         }
     }

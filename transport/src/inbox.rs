@@ -213,7 +213,7 @@ mod tests {
             sender: Sender(1),
             kind,
         };
-        [&header.encode([body, &[]])[..], body].concat()
+        header.frame(body)
     }
 
     /// The bodies read from one datagram, and what was counted.
@@ -283,7 +283,7 @@ mod tests {
             sender: Sender(1),
             kind: 1,
         }
-        .encode([&[], &[]]);
+        .frame(&[]);
         let check = |bad: &[u8], counter: fn(&Stats) -> u64| {
             let datagram = [&frame(1, b"before"), bad, &frame(1, b"behind")].concat();
             let (bodies, stats) = read(&datagram);

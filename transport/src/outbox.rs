@@ -14,7 +14,9 @@ use viewring_runtime::buf::{Buf, SharedBuf};
 
 use crate::config::EndpointConfig;
 use crate::fragment::{FragmentHeader, chunk_len};
-use crate::frame::{FIRST_RESERVED_KIND, HEADER_LEN, Header, KIND_FRAGMENT, Sender};
+use crate::frame::{
+    CHECKSUM_LEN, FIRST_RESERVED_KIND, HEADER_LEN, Header, KIND_FRAGMENT, Sender, seal,
+};
 use crate::stats::Stats;
 
 /// What an outbox asks of a socket.
@@ -127,10 +129,16 @@ impl Outbox {
             self.send_fragments(wire, to, kind, body, stats);
             return Ok(());
         }
-        let head = self.header(kind).encode([body, &[]]);
+        let mut head = self.header(kind).encode(body.len());
+        let mut is_sealed = false;
         for to in to {
-            if !self.append(wire, to, [&head, body, &[]], stats) {
+            let Some(frame) = self.append(wire, to, [&head, body, &[]], stats) else {
                 stats.send_no_buffer += 1;
+                continue;
+            };
+            if !is_sealed {
+                head[..CHECKSUM_LEN].copy_from_slice(&seal(frame));
+                is_sealed = true;
             }
         }
         Ok(())
@@ -168,24 +176,28 @@ impl Outbox {
                     kind,
                 };
                 let fragment = fragment.encode();
-                let head = self.header(KIND_FRAGMENT).encode([&fragment, piece]);
-                if !self.append(wire, to, [&head, &fragment, piece], stats) {
+                let head = self
+                    .header(KIND_FRAGMENT)
+                    .encode(fragment.len() + piece.len());
+                let Some(frame) = self.append(wire, to, [&head, &fragment, piece], stats) else {
                     // The message is lost: the rest of it would only be in the way.
                     stats.send_no_buffer += (count - index) as u64;
                     break;
-                }
+                };
+                seal(frame);
             }
         }
     }
 
-    /// Adds a frame to the datagram for `to`; false: no buffer was free for another datagram.
+    /// Adds a frame to the datagram for `to`, and returns it as it lies there; `None`: no buffer
+    /// was free for another datagram.
     fn append(
         &mut self,
         wire: &impl Wire,
         to: SocketAddr,
         frame: [&[u8]; 3],
         stats: &mut Stats,
-    ) -> bool {
+    ) -> Option<&mut [u8]> {
         let frame_len: usize = frame.iter().map(|part| part.len()).sum();
         debug_assert!(frame_len <= self.budget);
         let mut at = self.building.iter().position(|building| building.to == to);
@@ -196,15 +208,14 @@ impl Outbox {
             self.building.swap_remove(full).post(wire, stats);
             at = None;
         }
-        let Some(at) = at.or_else(|| self.begin(wire, to, stats)) else {
-            return false;
-        };
+        let at = at.or_else(|| self.begin(wire, to, stats))?;
         let building = &mut self.building[at];
+        let start = building.buf.len();
         for part in frame.into_iter().filter(|part| !part.is_empty()) {
             building.buf.put_slice(part);
         }
         building.frames += 1;
-        true
+        Some(&mut building.buf[start..])
     }
 
     /// Begins a datagram for `to`: where it is being built.
@@ -354,8 +365,8 @@ mod tests {
             sender: Sender(1),
             kind: 5,
         };
-        let frame = |body: &[u8]| [&header.encode([body, &[]])[..], body].concat();
-        let together = [frame(b"one"), frame(b"two"), frame(b"three")].concat();
+        let together = [&b"one"[..], b"two", b"three"].map(|body| header.frame(body));
+        let together = together.concat();
         assert_eq!(&line.posted.borrow()[0].1[..], together);
         assert_eq!(posted(&line), [(peer(1), 3 * 28 + 11), (peer(2), 28 + 4)]);
         assert_eq!((stats.datagrams_sent, stats.frames_sent), (2, 4));
