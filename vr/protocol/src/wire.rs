@@ -332,11 +332,7 @@ fn decode_one(kind: u8, input: &mut Input<'_>) -> Result<Message, WireError> {
 }
 
 pub(crate) fn put_numbers<const N: usize>(out: &mut Vec<u8>, numbers: &[u64; N]) {
-    let mut bytes = [[0; 8]; N];
-    for (bytes, number) in bytes.iter_mut().zip(numbers) {
-        *bytes = number.to_le_bytes();
-    }
-    out.extend_from_slice(bytes.as_flattened());
+    out.extend_from_slice(numbers.map(u64::to_le_bytes).as_flattened());
 }
 
 pub(crate) fn put_count(out: &mut Vec<u8>, count: usize) {
