@@ -78,7 +78,7 @@ impl Client {
             number: waiting.number,
             consistency,
             confirms: consistency == ReadConsistency::ReadIndex && shared.confirms(),
-            body: query.into(),
+            body: query,
         };
         let mut core = Core::new(read, shared.group, shared.view.get());
         let mut now = Instant::now();
@@ -154,7 +154,7 @@ impl Shared {
     }
 
     /// Queues a read; the pump asks the backups, if need be, and flushes.
-    fn send_read(&self, core: &Core) {
+    fn send_read(&self, core: &Core<&[u8]>) {
         self.send(core.target(), wire::kind::READ, |out| {
             wire::encode_read(core.read(), out);
         });

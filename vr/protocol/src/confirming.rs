@@ -120,15 +120,17 @@ impl Confirming {
     fn normal_in(&self, view: View, root: Checksum, after: RoundNumber) -> ReplicaSet {
         let primary = self.group.primary(view);
         let any_view = self.bug == Some(Bug::ConfirmedInAnyView);
-        let was = |id: &ReplicaId| {
-            let said = self.said[id.index()];
-            said.is_some_and(|said| {
+        let mut normal = ReplicaSet::EMPTY;
+        for (id, said) in self.group.replicas().zip(self.said) {
+            let was = said.is_some_and(|said| {
                 let same = (said.view, said.root) == (view, root) || any_view;
                 said.number >= after && same
-            })
-        };
-        let backups = self.group.replicas().filter(|&id| id != primary);
-        backups.filter(was).collect()
+            });
+            if was && id != primary {
+                normal.insert(id);
+            }
+        }
+        normal
     }
 
     /// The reply to a read that had to wait for the question `after`, if it is true by all that

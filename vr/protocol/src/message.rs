@@ -286,9 +286,10 @@ pub enum ReadConsistency {
     Local,
 }
 
-/// A client asks something that changes nothing (VRR §6.3).
+/// A client asks something that changes nothing (VRR §6.3). Whoever asks need only lend the bytes
+/// of the question; who is asked shares them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Read {
+pub struct Read<B = Rc<[u8]>> {
     /// Who asks: an id of its own, which need not be registered.
     pub client: ClientId,
     /// The client's count of its reads.
@@ -300,7 +301,7 @@ pub struct Read {
     /// [`Unconfirmed`](ReadOutcome::Unconfirmed). Of others it means nothing.
     pub confirms: bool,
     /// The question, for the state machine to understand.
-    pub body: Rc<[u8]>,
+    pub body: B,
 }
 
 /// A replica answers a read.

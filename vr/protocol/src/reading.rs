@@ -16,8 +16,8 @@ use alloc::rc::Rc;
 /// gives each reply back confirmed, or not yet. If that takes too long, the next attempt leaves the
 /// asking to the primary.
 #[derive(Debug)]
-pub struct Reading {
-    read: Read,
+pub struct Reading<B = Rc<[u8]>> {
+    read: Read<B>,
     group: Configuration,
     view: View,
     attempts: u64,
@@ -46,9 +46,9 @@ pub enum ReadAnswer {
     Ignored,
 }
 
-impl Reading {
+impl<B> Reading<B> {
     /// A read of a client that has heard of `view`.
-    pub fn new(read: Read, group: Configuration, view: View) -> Self {
+    pub fn new(read: Read<B>, group: Configuration, view: View) -> Self {
         Self {
             read,
             group,
@@ -59,7 +59,7 @@ impl Reading {
     }
 
     /// What is asked.
-    pub fn read(&self) -> &Read {
+    pub fn read(&self) -> &Read<B> {
         &self.read
     }
 
@@ -117,13 +117,13 @@ mod tests {
     use super::*;
     use crate::ids::{ClientId, RequestNumber};
 
-    fn reading(consistency: ReadConsistency) -> Reading {
+    fn reading(consistency: ReadConsistency) -> Reading<[u8; 0]> {
         let read = Read {
             client: ClientId(7),
             number: RequestNumber(1),
             consistency,
             confirms: true,
-            body: [].into(),
+            body: [],
         };
         let group = Configuration::new(3).expect("odd");
         Reading::new(read, group, View(0))

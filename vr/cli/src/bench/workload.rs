@@ -145,8 +145,10 @@ impl Workload {
         let mut key = vec![b'0'; self.key_size];
         let (prefix, digits) = key.split_at_mut(PREFIX.len());
         prefix.copy_from_slice(PREFIX.as_bytes());
-        let mut rest = number;
-        for digit in digits.iter_mut().rev() {
+        let (mut digits, mut rest) = (digits.iter_mut().rev(), number);
+        while rest > 0
+            && let Some(digit) = digits.next()
+        {
             *digit += (rest % 10) as u8;
             rest /= 10;
         }

@@ -22,7 +22,7 @@ pub(super) fn put_round_ok(out: &mut Vec<u8>, ok: RoundOk) {
 }
 
 /// Appends the bytes of a read.
-pub fn encode_read(read: &Read, out: &mut Vec<u8>) {
+pub fn encode_read(read: &Read<impl AsRef<[u8]>>, out: &mut Vec<u8>) {
     put_numbers(out, &[read.client.0, read.number.0]);
     out.push(match read.consistency {
         ReadConsistency::Log => 0,
@@ -31,7 +31,7 @@ pub fn encode_read(read: &Read, out: &mut Vec<u8>) {
         ReadConsistency::Lease => 2,
         ReadConsistency::Local => 3,
     });
-    put_bytes(out, &read.body);
+    put_bytes(out, read.body.as_ref());
 }
 
 /// Appends the bytes of the reply to a read.
