@@ -99,9 +99,12 @@ bugs! {
     ReadBeforeExecuted = "a read is answered before its index is executed",
     /// A backup votes, and follows others, although it has promised not to.
     PromiseBroken = "a promise to stay is broken",
+    /// An answer that is true of a view only is given once that has been left, as if it were of
+    /// the next one.
+    UnconfirmedOutlivesView = "an unconfirmed answer outlives its view",
     /// A reader counts what backups have said of any view.
     ConfirmedInAnyView = "a reader ignores the view of what it is told",
-    /// A reader counts what backups have said before it asked.
+    /// A reader counts what backups have said in answer to earlier questions.
     ConfirmedBefore = "a reader believes what was said before it asked",
 }
 
@@ -113,6 +116,7 @@ impl Bug {
             Self::ReadBeforeInherited,
             Self::ReadBeforeExecuted,
             Self::PromiseBroken,
+            Self::UnconfirmedOutlivesView,
             Self::ConfirmedInAnyView,
             Self::ConfirmedBefore,
         ];

@@ -5,10 +5,12 @@
 //! its read to the primary, and at the same time asks the backups in which view they are
 //! ([`GetView`](crate::GetView)). The primary's answer ([`ReadOutcome::Unconfirmed`]) is that of
 //! its view. It is true if f backups say that they were normal in the same view *after the read was
-//! asked*: with the primary they are a quorum that had not left the view by then, so no later view
-//! had begun, and the primary had executed everything that was acknowledged before. (Readers that
-//! ask a quorum themselves: Charapko, Ailijiang and Demirbas, "Linearizable Quorum Reads in Paxos",
-//! HotStorage 2019; here the primary's answer is the value, so that nothing has to be waited for.)
+//! asked*: with the primary they are a quorum that had not left the view by then (nobody forgets a
+//! view that it has joined, see `replica/recovery.rs`). So no later view had acknowledged anything
+//! by then, and what was acknowledged in this or an earlier one its primary, of which a view has
+//! one life only, had executed. (Readers that ask a quorum themselves: Charapko, Ailijiang and
+//! Demirbas, "Linearizable Quorum Reads in Paxos", HotStorage 2019; here the primary's answer is
+//! the value, so that nothing has to be waited for.)
 //!
 //! Questions are numbered, one for all reads of a turn, and answers are cumulative: who was normal
 //! in a view when it heard the fifth question was so after the fourth was asked. Numbers begin
@@ -30,9 +32,12 @@ pub struct Confirming {
     asked: RoundNumber,
     /// What each replica has said last.
     said: [Option<Said>; Configuration::MAX_REPLICAS as usize],
-    /// The f backups that were the first to answer, the last time that a quorum did; nobody: any
+    /// The f backups that were the first to answer, the last time that so many did; nobody: any
     /// may be silent.
     nearest: ReplicaSet,
+    /// The view in which they were, the highest of which that is known: elsewhere they may be
+    /// behind, or lead.
+    nearest_in: View,
     bug: Option<Bug>,
 }
 
@@ -53,6 +58,7 @@ impl Confirming {
             asked: earlier,
             said: [None; Configuration::MAX_REPLICAS as usize],
             nearest: ReplicaSet::EMPTY,
+            nearest_in: View::ZERO,
             bug: None,
         }
     }
@@ -73,14 +79,12 @@ impl Confirming {
     /// Asks it, of these: the primary of `view` answers the read itself.
     pub fn ask(&mut self, view: View) -> (RoundNumber, ReplicaSet) {
         self.asked.0 += 1;
-        let primary = self.group.primary(view);
-        let known = self.nearest.len() == self.group.failures();
-        let mut backups = if known && !self.nearest.contains(primary) {
-            self.nearest
-        } else {
-            ReplicaSet::first(self.group.replica_count())
-        };
-        backups.remove(primary);
+        let is_known = self.nearest.len() == self.group.failures();
+        if is_known && self.nearest_in == view {
+            return (self.asked, self.nearest);
+        }
+        let mut backups = ReplicaSet::first(self.group.replica_count());
+        backups.remove(self.group.primary(view));
         (self.asked, backups)
     }
 
@@ -106,8 +110,9 @@ impl Confirming {
     /// Who has answered the latest question in one view, and first, is asked alone next time.
     fn learn(&mut self, told: &NormalView) {
         let in_view = self.normal_in(told.view, told.root, self.asked);
-        if in_view.len() == self.group.failures() {
+        if in_view.len() == self.group.failures() && told.view >= self.nearest_in {
             self.nearest = in_view;
+            self.nearest_in = told.view;
         }
     }
 
@@ -242,8 +247,25 @@ mod tests {
         assert!(is_confirmed(&reader, first, 0));
         assert_eq!(ask(&mut reader, 0), [1, 4]);
         assert_eq!(ask(&mut reader, 1), [0, 2, 3, 4], "1 leads view 1");
+        assert_eq!(ask(&mut reader, 0), [1, 4]);
         reader.doubt();
         assert_eq!(ask(&mut reader, 0), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn who_is_left_behind_in_an_old_view_is_not_asked_alone() {
+        let mut reader = reader(3);
+        let first = reader.next();
+        assert_eq!(ask(&mut reader, 1), [0, 2]);
+        assert!(reader.on_normal_view(ReplicaId(0), &told(1, 1)));
+        assert!(is_confirmed(&reader, first, 1));
+        assert!(reader.on_normal_view(ReplicaId(2), &told(1, 0)));
+        assert_eq!(ask(&mut reader, 1), [0]);
+        // Nor is it where it was the first to answer who knew no better.
+        let mut stranger = self::reader(3);
+        assert_eq!(ask(&mut stranger, 0), [1, 2]);
+        assert!(stranger.on_normal_view(ReplicaId(2), &told(1, 0)));
+        assert_eq!(ask(&mut stranger, 1), [0, 2]);
     }
 
     #[test]

@@ -377,11 +377,11 @@ pub struct RoundOk {
 pub struct GetView {
     /// Who asks: the client of its reads.
     pub client: ClientId,
-    /// To be repeated in the answer: that of no earlier question, of any client.
+    /// To be repeated in the answer: that of no other question of this client.
     pub number: RoundNumber,
 }
 
-/// The sender was normal in this view after it was asked. Not in the paper.
+/// The sender was a backup of this view, normal, after it was asked. Not in the paper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormalView {
     /// In which view.

@@ -83,6 +83,7 @@ impl Checker {
         let counters = replica.read_counters();
         let marks = [
             (Mark::ReadRodeOnPrepare, counters.rode),
+            (Mark::ReadLeftToReader, counters.unconfirmed),
             (Mark::LeaseRead, counters.lease),
             (Mark::ReadRefusedDeposed, counters.deposed),
             (

@@ -203,9 +203,10 @@ impl Run {
         });
         group.lease = faults.lease_config();
         let mut askers = random.fork(8);
-        group.confirmed_by = [(); 2].map(|()| match askers.chance(0.6) {
-            true => ConfirmedBy::Reader,
-            false => ConfirmedBy::Primary,
+        group.confirmed_by = [(); 2].map(|()| match askers.below(4) {
+            0 => ConfirmedBy::Primary,
+            1 => ConfirmedBy::Cheaper,
+            _ => ConfirmedBy::Reader,
         });
         // A call that a view change does not delay takes four trips.
         let apart = faults.distance.unwrap_or_default();

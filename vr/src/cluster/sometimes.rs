@@ -113,6 +113,8 @@ marks! {
     FragmentLost = "fragment lost",
     /// A read was confirmed by a round that left with a Prepare.
     ReadRodeOnPrepare = "read confirmed by a round with a Prepare",
+    /// A read was left to its reader to confirm.
+    ReadLeftToReader = "read confirmed by its reader",
     /// A read was answered under a lease.
     LeaseRead = "lease read",
     /// A promise kept a replica in its view that would have left it.
@@ -133,10 +135,14 @@ marks! {
     PrimaryLedAgain = "primary led again without its tail",
     /// A plot: a replica was told its memory, and restarted before the copies came.
     RestartedBeforeCopies = "restarted before copies of old answers",
+    /// A plot: a replica was restarted while the others were between views.
+    RestartedBetweenViews = "restarted while all were between views",
     /// A plot: a client was back when a request of its last life was heard.
     RequestOfLastLife = "request of a client's last life",
     /// A plot: the others had another primary while one with a lease was alone with readers.
     AloneWithReaders = "deposed primary alone with readers",
+    /// A plot: a primary was asked to read when word of the next view waited already.
+    ReadAndLeft = "read asked in the turn in which its view is left",
     /// A plot: a primary began that could not know that its log was committed.
     PrimaryKnewLess = "new primary knew less than was committed",
     /// A plot: a view began although none is given enough time at first.

@@ -2,7 +2,10 @@
 //! told.
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use viewring_protocol::ReadConsistency;
@@ -115,6 +118,25 @@ pub(super) struct Caller<C> {
     pub(super) checker: Rc<RefCell<Checker>>,
 }
 
+/// The probability that two reads are under way together.
+const ABREAST: f64 = 0.2;
+
+/// Waits for both.
+async fn both(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    let (mut is_done, mut is_other_done) = (false, false);
+    poll_fn(|cx| {
+        is_done = is_done || one.as_mut().poll(cx).is_ready();
+        is_other_done = is_other_done || other.as_mut().poll(cx).is_ready();
+        if is_done && is_other_done {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
 enum Step {
     Answered,
     /// The session is gone; whether its last call was executed is not known.
@@ -163,7 +185,12 @@ impl Caller<Client> {
         let key = self.random.below(u64::from(self.workload.keys)) as u8;
         let act = self.choose();
         if let (Act::Read(_), Some(consistency)) = (act, self.consistency()) {
-            self.read(key, consistency).await;
+            if self.random.chance(ABREAST) {
+                let other = self.random.below(u64::from(self.workload.keys)) as u8;
+                both(self.read(key, consistency), self.read(other, consistency)).await;
+            } else {
+                self.read(key, consistency).await;
+            }
             return Step::Answered;
         }
         let pending = self.book.borrow_mut().history.call(key, act);
@@ -203,7 +230,7 @@ impl Caller<Client> {
     }
 
     /// A read, asked again until it is answered.
-    async fn read(&mut self, key: u8, consistency: ReadConsistency) {
+    async fn read(&self, key: u8, consistency: ReadConsistency) {
         let query = encode(key, Act::Read(None), self.workload.value_bytes);
         let is_local = consistency == ReadConsistency::Local;
         // What is acknowledged by now a linearizable read must see.

@@ -87,6 +87,9 @@ pub struct Node<S> {
     upkeep_at: Instant,
     /// When suspicions are forgotten that were not repeated.
     votes_expire_at: Instant,
+    /// No vote counts before: we stood still, and what came meanwhile may be a suspicion of long
+    /// ago.
+    votes_count_from: Instant,
     /// Whether entries that we asked for have come since the last upkeep.
     transferred: bool,
     /// View changes that have failed in a row.
@@ -199,6 +202,7 @@ impl<S: StateMachine> Node<S> {
             door,
             upkeep_at: now + config.timeouts.upkeep,
             votes_expire_at: now + config.timeouts.silence * 2,
+            votes_count_from: now,
             transferred: false,
             failures: 0,
             role_since: now,
@@ -366,6 +370,10 @@ impl<S: StateMachine> Node<S> {
     /// What has no timeout of its own because it does not depend on a role.
     fn keep_up(&mut self) -> Progress {
         let now = Instant::now();
+        if self.has_stood_still(now) {
+            // Perhaps nothing of what waited was taken yet.
+            self.votes_count_from = now + self.timeouts.silence;
+        }
         self.upkeep_at = now + self.timeouts.upkeep;
         self.core.ease();
         self.forget_old_votes(now);
@@ -392,6 +400,11 @@ impl<S: StateMachine> Node<S> {
             return Progress::NONE;
         }
         self.core.resend_get_state(&mut self.effects)
+    }
+
+    /// Whether upkeep is overdue for as long as a silence that is suspicious.
+    fn has_stood_still(&self, now: Instant) -> bool {
+        now > self.upkeep_at + self.timeouts.silence
     }
 
     /// Forgets suspicions that were not repeated for two to four times the silence. A replica that
@@ -425,8 +438,8 @@ impl<S: StateMachine> Node<S> {
             let now = Instant::now();
             // What waited for as long as we stood still may be a suspicion of long ago. If it is
             // meant still it is said again.
-            let stood_still = now > self.upkeep_at + self.timeouts.silence;
-            if stood_still && !wish.joined && self.bug != Some(WaitBug::OldVotesCount) {
+            let may_be_old = self.has_stood_still(now) || now < self.votes_count_from;
+            if may_be_old && !wish.joined && self.bug != Some(WaitBug::OldVotesCount) {
                 self.drops.old_vote += 1;
                 return Progress::NONE;
             }

@@ -55,9 +55,9 @@ use xxhash_rust::xxh3::xxh3_64;
 pub struct ReadCounters {
     /// Through the log.
     pub log: u64,
-    /// After a round, ours or the reader's.
+    /// After a round, or left to a reader that makes its own.
     pub read_index: u64,
-    /// Of these, answered unconfirmed: after the reader's.
+    /// Of these, those that were left to their readers to confirm.
     pub unconfirmed: u64,
     /// Under a lease.
     pub lease: u64,
@@ -79,7 +79,7 @@ impl ReadCounters {
         [
             ("log", self.log),
             ("read-index", self.read_index),
-            ("of them confirmed by their readers", self.unconfirmed),
+            ("of them left to their readers", self.unconfirmed),
             ("lease", self.lease),
             ("local", self.local),
             ("rounds", self.rounds),
@@ -156,9 +156,9 @@ impl Reads {
     }
 
     /// Our view has ended: who waits is refused, and what was answered or promised in it is void.
-    /// Reads that wait for nothing any more are answered, but those whose answers would be of this
-    /// view.
-    pub(super) fn leave_view(&mut self, applied: OpNumber) {
+    /// Reads that wait for nothing any more are answered: not those, unless they are to be wrong,
+    /// whose answers would be of this view.
+    pub(super) fn leave_view(&mut self, applied: OpNumber, all: bool) {
         self.earlier = self.round;
         self.answered = Acks::default();
         self.promised_us = Default::default();
@@ -169,7 +169,7 @@ impl Reads {
         self.refused
             .extend(self.logged.drain(..).map(|ready| ready.read));
         for ready in core::mem::take(&mut self.ready) {
-            if ready.index <= applied && !ready.is_unconfirmed {
+            if ready.index <= applied && (all || !ready.is_unconfirmed) {
                 self.ready.push_back(ready);
             } else {
                 self.refused.push(ready.read);
@@ -525,17 +525,23 @@ impl Replica {
     }
 
     /// A reader asks in which view we are. Whoever asks, this does not panic.
+    ///
+    /// Of a view that we lead we say nothing here: our answers to reads do.
     pub fn on_get_view(&mut self, get: GetView, effects: &mut Effects) -> Progress {
-        if self.status == Status::Normal {
-            self.reads.counters.views_told += 1;
-            effects.normal_view(NormalView {
-                view: self.view,
-                root: self.root(),
-                client: get.client,
-                number: get.number,
-            });
-        } else {
-            self.counters.count(Ignored::NotNormal);
+        match self.role() {
+            Role::Backup => {
+                self.reads.counters.views_told += 1;
+                effects.normal_view(NormalView {
+                    view: self.view,
+                    root: self.root(),
+                    client: get.client,
+                    number: get.number,
+                });
+            }
+            Role::Primary => {}
+            Role::ViewChange | Role::CatchingUp | Role::Recovering | Role::Outside => {
+                self.counters.count(Ignored::NotNormal);
+            }
         }
         self.invariants();
         Progress::NONE

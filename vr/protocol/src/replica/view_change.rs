@@ -192,7 +192,8 @@ impl Replica {
         self.abdicating = false;
         self.late = ReplicaSet::EMPTY;
         self.prepared = Prepared::begin(self.prepared.up_to);
-        self.reads.leave_view(self.applied);
+        let all = self.has(Bug::UnconfirmedOutlivesView);
+        self.reads.leave_view(self.applied, all);
         self.asked_by.clear();
         self.remember_due = !self.has(Bug::ViewNotRemembered);
         self.remember(effects);

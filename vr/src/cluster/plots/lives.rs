@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use viewring_protocol::wire::kind;
+use viewring_protocol::{ReplicaId, Role};
 use viewring_runtime::sim::Verdict;
 
 use super::scene::{About, PATIENCE, Scene};
@@ -47,6 +48,40 @@ pub(super) fn of_a_replica(scene: &mut Scene<'_>) -> Held {
     scene.wait(10, 300);
     drop(questions);
     scene.until_normal(victim, PATIENCE);
+    Ok(())
+}
+
+/// All are on their way into a view whose primary lacks what others have committed, and what they
+/// bring it is held back. One of them is restarted: nobody can tell it the log of that view, as
+/// there is none yet.
+pub(super) fn of_a_replica_between_views(scene: &mut Scene<'_>) -> Held {
+    scene.wait(50, 1_000);
+    let old = scene.primary();
+    let next = ReplicaId((old.0 + 1) % scene.stage.cluster.replicas());
+    let to = scene.node(next);
+    let lacks = [kind::PREPARE, kind::NEW_STATE]
+        .map(|kind| scene.rule(About::kind(kind).to(to), Verdict::Drop));
+    scene.wait(5, 150);
+    let brought = scene.rule(About::kind(kind::DO_VIEW_CHANGE).to(to), Verdict::Hold);
+    let apart = scene.split_off(vec![scene.node(old)]);
+    let others = scene.backups();
+    let are_changing = scene.until(PATIENCE, |checker| {
+        others
+            .iter()
+            .all(|&id| checker.role(id) == Role::ViewChange)
+    });
+    drop(apart);
+    scene.wait(0, 150);
+    if let Some(&victim) = others.iter().find(|&&id| id != next) {
+        scene.restart(victim);
+    }
+    if are_changing {
+        scene.mark(Mark::RestartedBetweenViews);
+    }
+    scene.wait(10, 300);
+    drop((lacks, brought));
+    scene.release();
+    scene.until_agreed(PATIENCE);
     Ok(())
 }
 

@@ -13,7 +13,7 @@
 //! | [`entries`] | what comes early is kept |
 //! | [`tail`] | what was cut off, and what was said of it, counts for nothing |
 //! | [`lives`] | what an earlier life of a replica, or of a client, was told or said is not used |
-//! | [`reading`] | a lease ends before its promises; an answer confirms its own round only |
+//! | [`reading`] | a lease ends before its promises; an answer is of its own round, or view |
 //! | [`distance`] | far apart, a view is given the time that it needs |
 
 mod distance;
@@ -48,6 +48,8 @@ pub enum Plot {
     TailCutOff,
     /// What a replica was told in its last life comes in the next one.
     EarlierLife,
+    /// A replica is restarted while all are between views.
+    RestartBetweenViews,
     /// A client leaves in the middle of a call, and comes back before the call does.
     LateRequest,
     /// A primary with a lease is split off, and a reader with it.
@@ -56,6 +58,8 @@ pub enum Plot {
     PromiseOfAnEarlierLife,
     /// Answers to rounds come again to a primary that is one no more.
     RoundsOfThePast,
+    /// A primary leaves its view in the turn in which it is asked to read.
+    LeftInTheSameTurn,
     /// A new primary has all that was committed, and does not know that it was.
     NewPrimaryKnowsLess,
     /// Replicas are far apart.
@@ -71,10 +75,12 @@ impl Plot {
         Self::OvertakenEntry,
         Self::TailCutOff,
         Self::EarlierLife,
+        Self::RestartBetweenViews,
         Self::LateRequest,
         Self::LeaseAtItsLimits,
         Self::PromiseOfAnEarlierLife,
         Self::RoundsOfThePast,
+        Self::LeftInTheSameTurn,
         Self::NewPrimaryKnowsLess,
         Self::FarApart,
     ];
@@ -103,7 +109,9 @@ impl Plot {
                 lease: Some(ms(random.between(600..=2_000))),
                 ..calm
             },
-            Self::NewPrimaryKnowsLess | Self::RoundsOfThePast => Faults { readers: 2, ..calm },
+            Self::NewPrimaryKnowsLess | Self::RoundsOfThePast | Self::LeftInTheSameTurn => {
+                Faults { readers: 2, ..calm }
+            }
             Self::FarApart => Faults {
                 distance: Some(distance::draw(random)),
                 ..calm
@@ -114,6 +122,7 @@ impl Plot {
             | Self::OvertakenEntry
             | Self::TailCutOff
             | Self::EarlierLife
+            | Self::RestartBetweenViews
             | Self::LateRequest => calm,
         }
     }
@@ -141,10 +150,12 @@ impl Plot {
             Self::OvertakenEntry => entries::overtaken(scene),
             Self::TailCutOff => tail::cut_off(scene),
             Self::EarlierLife => lives::of_a_replica(scene),
+            Self::RestartBetweenViews => lives::of_a_replica_between_views(scene),
             Self::LateRequest => lives::of_a_client(scene),
             Self::LeaseAtItsLimits => reading::lease_at_its_limits(scene),
             Self::PromiseOfAnEarlierLife => reading::promise_of_an_earlier_life(scene),
             Self::RoundsOfThePast => reading::rounds_of_the_past(scene),
+            Self::LeftInTheSameTurn => reading::left_in_the_same_turn(scene),
             Self::NewPrimaryKnowsLess => reading::new_primary_knows_less(scene),
             Self::FarApart => distance::far_apart(scene),
         }

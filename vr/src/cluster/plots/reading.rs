@@ -118,3 +118,43 @@ pub(super) fn new_primary_knows_less(scene: &mut Scene<'_>) -> Held {
     }
     Ok(())
 }
+
+/// The primary is cut off from the other replicas, not from clients, and stands still. The others
+/// have another view, and what is called for in it is answered. Then the cut heals. The primary
+/// goes on, and takes in one turn reads of who knows of no other view, and word of the next one:
+/// what it would have answered in the view that it leaves it must not answer in the next.
+pub(super) fn left_in_the_same_turn(scene: &mut Scene<'_>) -> Held {
+    scene.wait(50, 800);
+    let (view, primary) = (scene.stage.view(), scene.primary());
+    let node = scene.node(primary);
+    // Whoever calls while there is no primary hears of the next one.
+    scene.permit(Some(0));
+    scene.wait(150, 300);
+    let others: Vec<_> = { scene.backups() }
+        .iter()
+        .map(|&id| scene.node(id))
+        .collect();
+    let cuts: Vec<_> = others
+        .iter()
+        .flat_map(|&other| {
+            let (out, back) = (About::anything().from(node), About::anything().to(node));
+            [out.to(other), back.from(other)]
+        })
+        .map(|about| scene.rule(about, Verdict::Drop))
+        .collect();
+    let id = scene.random.next_u64();
+    scene.stage.start_visit(id, 3, PATIENCE);
+    let has_begun = scene.until_view_after(view, PATIENCE);
+    scene.wait(160, 350);
+    let pause = scene.between(30, 90);
+    scene.cluster().world.pause(node, pause);
+    scene.permit(None);
+    scene.wait(2, 25);
+    drop(cuts);
+    scene.run(pause);
+    if has_begun {
+        scene.mark(Mark::ReadAndLeft);
+    }
+    scene.until_agreed(PATIENCE);
+    Ok(())
+}

@@ -65,9 +65,9 @@
 //! A KIND is that of a message: `request`, `reply`, `prepare`, `prepare-ok`, `commit`,
 //! `start-view-change`, `do-view-change`, `start-view`, `get-state`, `new-state`, `hello`,
 //! `recovery`, `recovery-response`, `get-checkpoint`, `checkpoint-chunk`, `read`, `read-reply`,
-//! `round`, `round-ok`, `all`, or `fragment`, a piece of one that does not fit a datagram. A rule
-//! is about datagrams: what is in the same one shares its fate. The first rule that has something
-//! to say about one decides.
+//! `round`, `round-ok`, `get-view`, `normal-view`, `all`, or `fragment`, a piece of one that does
+//! not fit a datagram. A rule is about datagrams: what is in the same one shares its fate. The
+//! first rule that has something to say about one decides.
 //!
 //! # What is expected
 //!
