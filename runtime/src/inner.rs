@@ -68,6 +68,8 @@ const TURNS_PER_CLOCK_READ: u32 = 32;
 const RUN_LEN: usize = 16 * 1024;
 /// So many runs may be in flight. Whoever has more sends them as single datagrams.
 const RUNS_IN_FLIGHT: usize = 256;
+/// The sends that wait on one socket hold such a part of all send buffers.
+const LINE_PART: usize = 4;
 /// How long a dropped runtime waits for operations in flight.
 const SHUTDOWN_BOUND: Duration = Duration::from_secs(1);
 /// How often it looks for tasks that other threads are about to hand over, a tenth of a
@@ -154,6 +156,12 @@ impl Inner {
 
     pub(crate) fn run_bufs(&self) -> &BufPool {
         &self.run_bufs
+    }
+
+    /// When so many sends of a socket wait for room, one that is posted does not: those that wait
+    /// hold buffers that others need, and are late.
+    pub(crate) fn line_max(&self) -> usize {
+        self.config.send_buffers.div_ceil(LINE_PART)
     }
 
     /// Whether the runtime was dropped.

@@ -65,6 +65,9 @@ pub enum Op {
         payload: SharedBuf,
         /// Nobody waits for its end, nor for the buffer: no sleep need end when it has.
         unawaited: bool,
+        /// If it finds no room, and so many sends of the socket wait for some, it fails (`EAGAIN`)
+        /// rather than wait, too.
+        line_max: usize,
     },
     /// Sends a run: one datagram for each `segment` bytes of the payload, the last one perhaps
     /// shorter; udp(7), `UDP_SEGMENT`. It fails as a whole, also where the way to the peer does not
@@ -80,6 +83,8 @@ pub enum Op {
         segment: u16,
         /// As for [`Send`](Op::Send).
         unawaited: bool,
+        /// Likewise.
+        line_max: usize,
     },
     /// Receives datagrams until it ends: every completion but the final one has
     /// [`more`](Completion::more). One at a time per socket.

@@ -83,6 +83,63 @@ fn sends_of_a_socket_that_is_closing_are_tried_again_after_a_bind() {
     in_a_network_of_its_own(name, LINK, after_a_bind);
 }
 
+#[test]
+fn sends_without_room_leave_buffers_for_other_sockets() {
+    let name = "sends_without_room_leave_buffers_for_other_sockets";
+    in_a_network_of_its_own(name, LINK, beside_a_flood);
+}
+
+/// Few buffers, all of them posted to an absent peer, again and again, by a socket with room for
+/// hardly any.
+fn beside_a_flood() {
+    const BUFFERS: usize = 64;
+    const WAITING_MAX: usize = BUFFERS / 4;
+    let absent: SocketAddr = "10.99.0.81:9".parse().expect("an address");
+    let config = Config {
+        send_buffers: BUFFERS,
+        ..Config::default()
+    };
+    Runtime::new(Uring::new().expect("a ring"), config).block_on(async {
+        let any = "0.0.0.0:0".parse().expect("an address");
+        let options = UdpOptions {
+            kernel_send_bytes: Some(1),
+            ..UdpOptions::default()
+        };
+        let flooding = UdpSocket::bind_with(any, &options).expect("a socket");
+        let other = UdpSocket::bind(any).expect("a socket");
+        let mut here = other.local_addr();
+        here.set_ip("127.0.0.1".parse().expect("an address"));
+        let post = |socket: &UdpSocket, to| {
+            let mut payload = socket.take_buf(100)?;
+            payload.set_len(100);
+            Some(socket.post_to(payload.share(), to).is_ok())
+        };
+        // All in one turn: that there is no room shows when it is too late.
+        while post(&flooding, absent) == Some(true) {}
+        sleep(Duration::from_millis(2)).await;
+        let refused = flooding.stats().post_refused;
+        assert!(
+            refused as usize > BUFFERS / 2,
+            "{refused} find too long a line"
+        );
+        for _ in 0..20 {
+            assert_eq!(post(&flooding, absent), Some(false), "at once");
+            let free = (0..BUFFERS).map_while(|_| other.take_buf(100)).count();
+            assert!(free >= BUFFERS - WAITING_MAX, "{free} buffers are free");
+            assert_eq!(post(&other, here), Some(true));
+            let heard = timeout(Duration::from_millis(500), other.recv_datagram()).await;
+            heard.expect("heard").expect("no error");
+            // Nobody is refused who waits for the end.
+            let waits = timeout(
+                Duration::from_millis(1),
+                flooding.send_to(b"awaited", absent),
+            );
+            waits.await.expect_err("it stands in line");
+        }
+        assert_eq!(flooding.stats().post_failed, 0);
+    });
+}
+
 fn given_up_in_line() {
     const LEN: usize = 1_000;
     const POSTED: usize = 300;

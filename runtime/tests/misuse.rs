@@ -82,12 +82,14 @@ fn an_operation_on_no_socket_leaves_nothing_behind() {
     let (socket, to, payload) = (SocketId(3), localhost(), SharedBuf::copy_from(b"no way"));
     let send = Op::Send {
         unawaited: false,
+        line_max: 1,
         socket,
         to: Some(to),
         payload: payload.clone(),
     };
     let run = Op::SendRun {
         unawaited: false,
+        line_max: 1,
         socket,
         to,
         payload,
@@ -130,6 +132,7 @@ fn step(
             let payload = SharedBuf::copy_from(&vec![7; random.below(100) as usize]);
             let send = Op::Send {
                 unawaited: false,
+                line_max: random.below(3) as usize,
                 socket,
                 to,
                 payload,

@@ -101,6 +101,7 @@ impl Runs {
             payload,
             segment: u16::try_from(segment).expect("less than that of a run"),
             unawaited,
+            line_max: self.runtime.line_max(),
         };
         self.runtime.post(op, run);
     }
@@ -131,6 +132,7 @@ impl InFlight {
                 to: Some(self.to),
                 payload: self.payload.slice(start..end),
                 unawaited,
+                line_max: runtime.line_max(),
             };
             let sink: Rc<Sender> = Rc::clone(sender);
             runtime.post(op, sink);

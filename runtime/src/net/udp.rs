@@ -33,11 +33,15 @@ pub struct UdpOptions {
     pub recv_buffers: usize,
     /// How many payload bytes fit into one; a longer datagram is truncated.
     pub buffer_len: usize,
-    /// How many sends may be in flight before [`post_to`](UdpSocket::post_to) refuses.
+    /// How many sends may be in flight before [`post_to`](UdpSocket::post_to) refuses. When so many
+    /// of the socket's sends wait for room in the kernel's buffer as are a quarter of
+    /// [`Config::send_buffers`](crate::Config::send_buffers), a posted one is refused, too: what is
+    /// stale keeps no buffer from other sockets.
     pub sends_in_flight: usize,
-    /// The kernel's receive buffer in bytes (`SO_RCVBUF`), silently clamped to its maximum.
+    /// The kernel's receive buffer in bytes (`SO_RCVBUF`). More than its maximum
+    /// (`net.core.rmem_max`) takes `CAP_NET_ADMIN`; others get that, and a warning is logged, once.
     pub kernel_recv_bytes: Option<usize>,
-    /// The kernel's send buffer in bytes (`SO_SNDBUF`), silently clamped to its maximum.
+    /// The kernel's send buffer in bytes (`SO_SNDBUF`), likewise (`net.core.wmem_max`).
     pub kernel_send_bytes: Option<usize>,
     /// Whether several sockets may share the address (`SO_REUSEPORT`).
     pub reuse_port: bool,
@@ -112,7 +116,8 @@ pub struct UdpStats {
     pub posted: u64,
     /// Posted sends that failed.
     pub post_failed: u64,
-    /// Posts refused because too many sends were in flight.
+    /// Posts refused because too many sends were in flight, or waited for room in the kernel's
+    /// buffer.
     pub post_refused: u64,
 }
 
@@ -157,6 +162,7 @@ impl UdpSocket {
         let sender = Sender {
             limit: options.sends_in_flight,
             in_flight: Cell::new(0),
+            is_line_full: Cell::new(false),
             stats: Cell::default(),
         };
         let sender = Rc::new(sender);
@@ -331,6 +337,7 @@ impl UdpSocket {
                 to,
                 payload,
                 unawaited: false,
+                line_max: usize::MAX,
             },
         )
     }
@@ -341,11 +348,12 @@ impl UdpSocket {
     }
 
     /// Queues a send and forgets it: it goes out with the next turn of the loop, whatever happens
-    /// to the caller. A failure is counted in [`stats`](Self::stats).
+    /// to the caller. A failure is counted in [`stats`](Self::stats). So is a refusal that comes
+    /// late: too many of the sends that were posted with it found no room in the kernel's buffer.
     ///
     /// # Errors
-    /// Gives the payload back when too many sends are in flight, or when the socket's runtime was
-    /// dropped.
+    /// Gives the payload back when too many sends are in flight, or wait for room in the kernel's
+    /// buffer (see [`UdpOptions::sends_in_flight`]), or when the socket's runtime was dropped.
     pub fn post_to(&self, payload: SharedBuf, to: SocketAddr) -> Result<(), SharedBuf> {
         if self.runtime.is_closed() || !self.sender.admit() {
             return Err(payload);
@@ -357,6 +365,7 @@ impl UdpSocket {
             to: Some(to),
             payload,
             unawaited,
+            line_max: self.runtime.line_max(),
         };
         let sink: Rc<Sender> = Rc::clone(&self.sender);
         self.runtime.post(op, sink);
@@ -468,16 +477,21 @@ impl fmt::Debug for UdpSocket {
 pub(super) struct Sender {
     limit: usize,
     in_flight: Cell<usize>,
+    /// What ended last was refused a place among those that wait for room in the kernel's buffer.
+    is_line_full: Cell<bool>,
     stats: Cell<UdpStats>,
 }
 
 impl Sender {
     /// Whether one more may be in flight, which it is then.
     pub(super) fn admit(&self) -> bool {
-        let admitted = self.in_flight.get() < self.limit;
+        let in_flight = self.in_flight.get();
+        // If one is, its end tells whether there is a place again; else nothing would.
+        let is_line_full = self.is_line_full.get() && in_flight > 0;
+        let admitted = in_flight < self.limit && !is_line_full;
         let mut stats = self.stats.get();
         if admitted {
-            self.in_flight.set(self.in_flight.get() + 1);
+            self.in_flight.set(in_flight + 1);
         } else {
             stats.post_refused += 1;
         }
@@ -495,8 +509,11 @@ impl Sink for Sender {
     fn complete(self: Rc<Self>, result: io::Result<Outcome>, _more: bool) {
         self.ended();
         let mut stats = self.stats.get();
+        let is_refused = matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        self.is_line_full.set(is_refused);
         match result {
             Ok(_) => stats.posted += 1,
+            Err(_) if is_refused => stats.post_refused += 1,
             Err(_) => stats.post_failed += 1,
         }
         self.stats.set(stats);

@@ -77,6 +77,7 @@ impl Operations {
                 to,
                 payload,
                 unawaited: _,
+                line_max: _,
             } => Held::Send {
                 socket,
                 to,
@@ -89,6 +90,7 @@ impl Operations {
                 payload,
                 segment,
                 unawaited: _,
+                line_max: _,
             } => Held::Send {
                 socket,
                 to: Some(to),

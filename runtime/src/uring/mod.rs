@@ -20,6 +20,7 @@ mod multicast;
 mod pair;
 mod provided;
 mod ring;
+mod room;
 mod run;
 mod sends;
 mod setup;
@@ -471,14 +472,19 @@ impl Reactor for Uring {
                 to,
                 payload,
                 unawaited,
-            } => return self.start_send(key, socket, to, payload, unawaited),
+                line_max,
+            } => return self.start_send(key, socket, to, payload, unawaited, line_max),
             Op::SendRun {
                 socket,
                 to,
                 payload,
                 segment,
                 unawaited,
-            } => return self.start_send_run(key, socket, to, (payload, segment), unawaited),
+                line_max,
+            } => {
+                let run = (payload, segment);
+                return self.start_send_run(key, socket, to, run, unawaited, line_max);
+            }
             Op::ReceiveMany { socket } => self.start_receive(key, socket),
             Op::ShutdownSignal => self.start_signal(key),
             Op::WriteSync { file, offset, data } => {

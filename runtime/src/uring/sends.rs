@@ -6,6 +6,8 @@
 //! a few: what is sent to a peer that has left the link stays in the buffer until its address is
 //! given up, for seconds. So each millisecond those who wait in the kernel are called back and
 //! tried anew.
+//!
+//! Whoever finds the line too long fails instead, and gives its buffer back.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,6 +30,7 @@ impl Uring {
         to: Option<SocketAddr>,
         payload: SharedBuf,
         unawaited: bool,
+        line_max: usize,
     ) {
         self.sockets.using(socket); // first: there may be no such socket
         let held = Held::Send {
@@ -37,6 +40,7 @@ impl Uring {
                 has_address: to.is_some(),
                 is_run: false,
                 stage: Stage::AtOnce,
+                line_max,
             },
         };
         let shared = self.slots.occupy(key, held);
@@ -55,6 +59,7 @@ impl Uring {
         to: SocketAddr,
         (payload, segment): (SharedBuf, u16),
         unawaited: bool,
+        line_max: usize,
     ) {
         self.sockets.using(socket);
         let (data, len) = (payload.as_ptr(), payload.len());
@@ -65,6 +70,7 @@ impl Uring {
                 has_address: true,
                 is_run: true,
                 stage: Stage::AtOnce,
+                line_max,
             },
         };
         let shared = self.slots.occupy(key, held);
@@ -77,17 +83,26 @@ impl Uring {
 
     fn begin_send(&mut self, key: OpKey, socket: SocketId, unawaited: bool) {
         if self.waiting.is_line(socket) {
-            return self.line_up(key, socket);
+            if !self.line_up(key, socket) {
+                self.end_unsent(key, libc::EAGAIN);
+            }
+            return;
         }
         self.unawaited += u32::from(unawaited);
         self.hand_over(key);
     }
 
-    fn line_up(&mut self, key: OpKey, socket: SocketId) {
+    /// Whether it stands in line now, which may be too long for it.
+    fn line_up(&mut self, key: OpKey, socket: SocketId) -> bool {
+        let waiting = self.waiting.len(socket);
+        match self.slots.held(key) {
+            Some(Held::Send { way, .. }) if waiting < way.line_max => way.stage = Stage::InLine,
+            _ => return false,
+        }
         self.counters.sends_blocked += 1;
-        self.enter_stage(key, Stage::InLine);
         self.waiting.line_up(socket, key);
         self.call_next(socket);
+        true
     }
 
     /// Hands over those whose turn it is.
@@ -186,7 +201,7 @@ impl Uring {
         let (socket, stage) = (*socket, way.stage);
         match (stage, -cqe.result()) {
             _ if self.is_draining => return false,
-            (Stage::AtOnce, libc::EAGAIN) => self.line_up(key, socket),
+            (Stage::AtOnce, libc::EAGAIN) => return self.line_up(key, socket),
             (Stage::Called, libc::ECANCELED | libc::EINTR) => self.hand_over(key),
             _ => return false,
         }

@@ -33,6 +33,8 @@ pub(super) struct Way {
     /// It is a run: the message in the slot tells of it.
     pub(super) is_run: bool,
     pub(super) stage: Stage,
+    /// It does not stand in line behind so many.
+    pub(super) line_max: usize,
 }
 
 /// How far a send is.

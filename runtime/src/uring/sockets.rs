@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::address::{self, NAME_LEN};
 use super::provided::Provided;
-use super::{multicast, transferred};
+use super::{multicast, room, transferred};
 use crate::buf::BufPool;
 use crate::net::UdpOptions;
 use crate::reactor::{Datagram, Outcome, SocketId};
@@ -55,10 +55,10 @@ impl Sockets {
             socket.set_reuse_port(true)?;
         }
         if let Some(bytes) = options.kernel_recv_bytes {
-            socket.set_recv_buffer_size(bytes)?;
+            room::RECEIVE.ask(&socket, bytes)?;
         }
         if let Some(bytes) = options.kernel_send_bytes {
-            socket.set_send_buffer_size(bytes)?;
+            room::SEND.ask(&socket, bytes)?;
         }
         if let Some(part) = options.multicast {
             multicast::take_part(&socket, addr, part)?;

@@ -21,7 +21,8 @@ pub(super) struct Waiting {
     lines: Vec<Line>,
 }
 
-/// Bounded by the operations in flight on its socket. Nobody is behind while nobody is called.
+/// As long as those bear who line up, and bounded by the operations in flight on its socket. Nobody
+/// is behind while nobody is called.
 #[derive(Default)]
 struct Line {
     called: Vec<OpKey>,
@@ -33,6 +34,12 @@ impl Waiting {
     pub(super) fn is_line(&self, socket: SocketId) -> bool {
         let line = self.lines.get(socket.0 as usize);
         line.is_some_and(|line| !line.called.is_empty())
+    }
+
+    /// How many wait on `socket`.
+    pub(super) fn len(&self, socket: SocketId) -> usize {
+        let line = self.lines.get(socket.0 as usize);
+        line.map_or(0, |line| line.called.len() + line.behind.len())
     }
 
     /// Puts `key` at the end of the line; [`call`](Self::call) the next ones then.

@@ -250,7 +250,9 @@ impl NodeConfig {
 /// given up, for seconds: 208 KiB at most (`net.ipv4.neigh.default.unres_qlen_bytes`), which is all
 /// of the buffer that a socket has by itself. This much, which the kernel doubles, leaves room for
 /// others beside a few such peers, and a gigabit link is never behind by more than 17 ms. Where the
-/// kernel's maximum is less (`net.core.wmem_max`), it is still twice what it would be.
+/// kernel's maximum is less (`net.core.wmem_max`, once 208 KiB), that is exceeded if the process
+/// may (`CAP_NET_ADMIN`). If not, there is twice what there would be, which two such peers fill,
+/// and the log says so.
 const KERNEL_SEND_BYTES: usize = 1 << 20;
 
 /// A Prepare without its entries: view, commit-number and the head of the run.
