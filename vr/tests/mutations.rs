@@ -118,7 +118,7 @@ const KNOWN: &[(Planted, u64)] = &[
     (Planted::Wait(WaitBug::NoBackOff), 85),
     (Planted::Wait(WaitBug::VotesNeverExpire), 61),
     (Planted::Wait(WaitBug::ViewChangeSaidOnce), 52),
-    (Planted::Wait(WaitBug::BackOffForgottenAtOnce), 281),
+    (Planted::Wait(WaitBug::BackOffForgottenAtOnce), 799),
     (Planted::Wait(WaitBug::OldVotesCount), 62),
     (Planted::Wait(WaitBug::RoundTripsIgnored), 85),
     (Planted::Wait(WaitBug::LeaseWithoutDrift), 91),

@@ -59,11 +59,14 @@ impl Room {
 
     fn granted(&self, socket: &Socket, bytes: usize) -> io::Result<usize> {
         let wanted = c_int::try_from(bytes).unwrap_or(c_int::MAX);
-        if set(socket, self.force, wanted).is_err() {
-            set(socket, self.option, wanted)?;
-        }
+        set(socket, self.option, wanted)?;
         // What is set is doubled, for what the kernel itself needs.
-        Ok(get(socket, self.option)? as usize / 2)
+        let granted = || Ok(get(socket, self.option)? as usize / 2);
+        let within = granted()?;
+        if within < bytes && set(socket, self.force, wanted).is_ok() {
+            return granted();
+        }
+        Ok(within)
     }
 }
 
