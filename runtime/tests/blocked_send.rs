@@ -6,6 +6,8 @@
 //! address is given up. Or a slow link. That takes a network of our own, hence `unshare(2)` and the
 //! privilege to.
 
+mod network;
+
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::process::Command;
 use std::sync::Arc;
@@ -18,34 +20,6 @@ use viewring_runtime::net::{UdpOptions, UdpSocket};
 use viewring_runtime::time::{Instant, sleep, timeout};
 use viewring_runtime::{Config, Runtime, Uring, metrics, yield_now};
 
-/// Whoever runs a test again, in a network of its own.
-const INSIDE: &str = "BLOCKED_SEND_INSIDE";
-
-/// Runs `test` in a network that the commands of `set_up` make; the test of this program that is
-/// called `name` does nothing else.
-fn in_a_network_of_its_own(name: &str, set_up: &str, test: fn()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return test();
-    }
-    let program = std::env::current_exe().expect("this program");
-    let unshare = |script: &str| {
-        Command::new("unshare")
-            .args(["--net", "sh", "-c", script])
-            .env(INSIDE, "1")
-            .status()
-    };
-    if !unshare(set_up).is_ok_and(|status| status.success()) {
-        eprintln!("not tried: it takes root, unshare(1), ip(8) and tc(8)");
-        return;
-    }
-    let run = format!(
-        "{set_up} && exec {} --exact {name} --nocapture",
-        program.display()
-    );
-    let status = unshare(&run).expect("it was tried before");
-    assert!(status.success(), "see above");
-}
-
 /// On the other end of it there is nobody.
 const LINK: &str = "ip link set lo up && ip link add near type veth peer name far \
     && ip addr add 10.99.0.1/24 dev near && ip link set near up && ip link set far up";
@@ -56,37 +30,37 @@ const SLOW_LINK: &str = "ip link set lo up \
 
 #[test]
 fn a_send_without_room_holds_up_nobody() {
-    in_a_network_of_its_own("a_send_without_room_holds_up_nobody", LINK, inside);
+    network::of_its_own("a_send_without_room_holds_up_nobody", LINK, inside);
 }
 
 #[test]
 fn in_a_larger_buffer_there_is_room_beside_what_waits_for_an_absent_peer() {
     let name = "in_a_larger_buffer_there_is_room_beside_what_waits_for_an_absent_peer";
-    in_a_network_of_its_own(name, LINK, beside_an_absent_peer);
+    network::of_its_own(name, LINK, beside_an_absent_peer);
 }
 
 #[test]
 fn a_send_without_room_is_not_overtaken_for_long() {
     let name = "a_send_without_room_is_not_overtaken_for_long";
-    in_a_network_of_its_own(name, SLOW_LINK, on_a_slow_link);
+    network::of_its_own(name, SLOW_LINK, on_a_slow_link);
 }
 
 #[test]
 fn a_send_that_is_given_up_in_line_is_not_sent() {
     let name = "a_send_that_is_given_up_in_line_is_not_sent";
-    in_a_network_of_its_own(name, SLOW_LINK, given_up_in_line);
+    network::of_its_own(name, SLOW_LINK, given_up_in_line);
 }
 
 #[test]
 fn sends_of_a_socket_that_is_closing_are_tried_again_after_a_bind() {
     let name = "sends_of_a_socket_that_is_closing_are_tried_again_after_a_bind";
-    in_a_network_of_its_own(name, LINK, after_a_bind);
+    network::of_its_own(name, LINK, after_a_bind);
 }
 
 #[test]
 fn sends_without_room_leave_buffers_for_other_sockets() {
     let name = "sends_without_room_leave_buffers_for_other_sockets";
-    in_a_network_of_its_own(name, LINK, beside_a_flood);
+    network::of_its_own(name, LINK, beside_a_flood);
 }
 
 /// Few buffers, all of them posted to an absent peer, again and again, by a socket with room for

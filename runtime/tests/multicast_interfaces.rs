@@ -4,39 +4,24 @@
 //!
 //! That takes interfaces of our own, hence `unshare(2)` and the privilege to.
 
+mod network;
+
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
 use std::time::Duration;
 
 use viewring_runtime::net::{Multicast, UdpOptions, UdpSocket};
 use viewring_runtime::time::timeout;
 use viewring_runtime::{Config, Runtime, Uring};
 
-/// Whoever runs the test again, in a network of its own.
-const INSIDE: &str = "MULTICAST_INTERFACES_INSIDE";
+const LINKS: &str = "ip link set lo up && ip link add one type veth peer name other \
+    && ip addr add 10.99.1.1/24 dev one && ip link set one up \
+    && ip addr add 10.99.2.1/28 dev other && ip link set other up";
 
 #[test]
 fn a_group_is_heard_by_one_interface() {
-    if std::env::var_os(INSIDE).is_some() {
-        return Runtime::new(Uring::new().expect("a ring"), Config::default()).block_on(inside());
-    }
-    let set_up = "ip link set lo up && ip link add one type veth peer name other \
-        && ip addr add 10.99.1.1/24 dev one && ip link set one up \
-        && ip addr add 10.99.2.1/28 dev other && ip link set other up";
-    let test = std::env::current_exe().expect("this program");
-    let unshare = |script: &str| {
-        Command::new("unshare")
-            .args(["--net", "sh", "-c", script])
-            .env(INSIDE, "1")
-            .status()
-    };
-    if !unshare(set_up).is_ok_and(|status| status.success()) {
-        eprintln!("not tried: it takes root, unshare(1) and ip(8)");
-        return;
-    }
-    let run = format!("{set_up} && exec {} --nocapture", test.display());
-    let status = unshare(&run).expect("it was tried before");
-    assert!(status.success(), "see above");
+    network::of_its_own("a_group_is_heard_by_one_interface", LINKS, || {
+        Runtime::new(Uring::new().expect("a ring"), Config::default()).block_on(inside());
+    });
 }
 
 fn bind(addr: SocketAddr, part: Multicast) -> std::io::Result<UdpSocket> {

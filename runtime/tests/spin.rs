@@ -13,9 +13,9 @@ use viewring_runtime::{Config, Runtime, Uring, metrics};
 /// Longer than any of these tests has to wait, however busy the machine is.
 const LONG: Duration = Duration::from_secs(10);
 
-fn spinning() -> Runtime {
+fn spinning(spin: Duration) -> Runtime {
     let config = Config {
-        spin: LONG,
+        spin,
         ..Config::default()
     };
     Runtime::new(Uring::new().expect("a ring"), config)
@@ -23,7 +23,7 @@ fn spinning() -> Runtime {
 
 #[test]
 fn a_timer_fires_without_the_kernel() {
-    spinning().block_on(async {
+    spinning(LONG).block_on(async {
         let (began, enters) = (Instant::now(), metrics().reactor("enters"));
         sleep(Duration::from_millis(2)).await;
         assert!(began.elapsed() >= Duration::from_millis(2));
@@ -36,7 +36,7 @@ fn a_timer_fires_without_the_kernel() {
 
 #[test]
 fn a_datagram_is_found() {
-    spinning().block_on(async {
+    spinning(LONG).block_on(async {
         let localhost: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let socket = UdpSocket::bind(localhost).expect("a socket");
         let to = socket.local_addr();
@@ -54,7 +54,7 @@ fn a_datagram_is_found() {
 
 #[test]
 fn what_another_thread_hands_over_is_found() {
-    let runtime = spinning();
+    let runtime = spinning(LONG);
     let handle = runtime.handle();
     let (tell, told) = futures::channel::oneshot::channel();
     let other = thread::spawn(move || {
@@ -72,11 +72,7 @@ fn what_another_thread_hands_over_is_found() {
 
 #[test]
 fn an_idle_loop_looks_ever_less() {
-    let config = Config {
-        spin: Duration::from_micros(50),
-        ..Config::default()
-    };
-    let runtime = Runtime::new(Uring::new().expect("a ring"), config);
+    let runtime = spinning(Duration::from_micros(50));
     runtime.block_on(async {
         for _ in 0..30 {
             sleep(Duration::from_millis(2)).await;
@@ -87,11 +83,7 @@ fn an_idle_loop_looks_ever_less() {
 
 #[test]
 fn a_loop_that_only_sends_now_and_then_is_idle() {
-    let config = Config {
-        spin: Duration::from_millis(1),
-        ..Config::default()
-    };
-    let runtime = Runtime::new(Uring::new().expect("a ring"), config);
+    let runtime = spinning(Duration::from_millis(1));
     runtime.block_on(async {
         let localhost: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let socket = UdpSocket::bind(localhost).expect("a socket");

@@ -304,6 +304,13 @@ pub struct Read<B = Rc<[u8]>> {
     pub body: B,
 }
 
+impl<B> Read<B> {
+    /// Whether the reader asks f backups itself whether the primary leads still.
+    pub(crate) fn is_left_to_reader(&self) -> bool {
+        self.confirms && self.consistency == ReadConsistency::ReadIndex
+    }
+}
+
 /// A replica answers a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadReply {

@@ -128,8 +128,6 @@ struct Ready {
     index: OpNumber,
     read: Read,
     is_leased: bool,
-    /// The reader asks f backups itself whether we lead.
-    is_unconfirmed: bool,
 }
 
 impl Reads {
@@ -169,7 +167,7 @@ impl Reads {
         self.refused
             .extend(self.logged.drain(..).map(|ready| ready.read));
         for ready in core::mem::take(&mut self.ready) {
-            if ready.index <= applied && (all || !ready.is_unconfirmed) {
+            if ready.index <= applied && (all || !ready.read.is_left_to_reader()) {
                 self.ready.push_back(ready);
             } else {
                 self.refused.push(ready.read);
@@ -250,7 +248,6 @@ impl Replica {
                 index: OpNumber::ZERO,
                 read,
                 is_leased: false,
-                is_unconfirmed: false,
             }),
             None => self.on_read_as_primary(read, lease_holds, effects),
         }
@@ -262,14 +259,12 @@ impl Replica {
             return self.log_read(read, effects);
         }
         let is_leased = lease_holds && read.consistency == ReadConsistency::Lease;
-        let is_unconfirmed = read.confirms && read.consistency == ReadConsistency::ReadIndex;
         let ready = Ready {
             index: self.read_index(),
             read,
             is_leased,
-            is_unconfirmed,
         };
-        if is_leased || is_unconfirmed {
+        if is_leased || ready.read.is_left_to_reader() {
             return self.reads.ready.push_back(ready);
         }
         // The next round to begin is the first that was begun after it came.
@@ -305,7 +300,6 @@ impl Replica {
             index,
             read,
             is_leased: false,
-            is_unconfirmed: false,
         });
     }
 
@@ -444,11 +438,9 @@ impl Replica {
             .pop_front_if(|ready| ready.index <= applied);
         let next = logged.or_else(|| self.reads.ready.pop_front_if(is_due));
         let Ready {
-            read,
-            is_leased,
-            is_unconfirmed,
-            ..
+            read, is_leased, ..
         } = next?;
+        let is_unconfirmed = read.is_left_to_reader();
         let counters = &mut self.reads.counters;
         let count = match read.consistency {
             ReadConsistency::Log => &mut counters.log,
