@@ -12,10 +12,10 @@
 //! Three replicas and the load generator `viewring bench` are processes on this machine; the
 //! operation is null. *Load*: 64 closed loops with a socket each, as clients of specpaxos and as
 //! ours, and on one socket. *Reads*: 16 closed loops that put, or get after a round or from any
-//! replica, from the key-value store, with a socket each and on one. *Trip*: one closed loop,
-//! against the plain path in the same rounds: the same four hops between three processes that do
-//! nothing else, with datagrams as long (see `src/four_hops.rs`); also where they and the client
-//! spin, in three processes and in one.
+//! replica, from the key-value store, with a socket each and on one, also where replicas and client
+//! spin. *Trip*: one closed loop, against the plain path in the same rounds: the same four hops
+//! between three processes that do nothing else, with datagrams as long (see `src/four_hops.rs`);
+//! also where they and the client spin, in three processes and in one.
 //!
 //! Four processes on two cores: whatever else runs here takes from them. CPU times bear that,
 //! requests a second do not; of these look at the most.
@@ -35,7 +35,10 @@ fn main() {
         load(&start(&program, "null", &PROCESSES));
     }
     if is_wanted("reads") {
-        reads(&start(&program, "kv", &PROCESSES));
+        reads(
+            &start(&program, "kv", &PROCESSES),
+            &start(&program, "kv", &SPINNING),
+        );
     }
     if is_wanted("trip") {
         trip(
@@ -95,7 +98,7 @@ fn load(group: &Group) {
     tables.iter().for_each(Table::print);
 }
 
-fn reads(group: &Group) {
+fn reads(asleep: &Group, spinning: &Group) {
     let read = |consistency| ["--op", "get", "--consistency", consistency];
     let contestants = [
         ("put", &["--op", "put"][..]),
@@ -104,15 +107,17 @@ fn reads(group: &Group) {
     ];
     let names = contestants.map(|(name, _)| name);
     let requests = rounds(200_000).to_string();
-    let sockets = [
-        ("requests a second, a socket each", &[][..]),
-        ("requests a second, one socket", &["--shared-socket"]),
+    let spin = ["--shared-socket", "--spin", SPIN];
+    let settings = [
+        ("requests a second, a socket each", asleep, &[][..]),
+        ("requests a second, one socket", asleep, &spin[..1]),
+        ("requests a second, one socket, spinning", spinning, &spin),
     ];
-    for (title, socket) in sockets {
+    for (title, group, setting) in settings {
         let mut table = Table::new(title, &names);
         let args = ["--clients", "16", "--requests", &requests];
         for _ in 0..rounds(7) {
-            let bench = |more: &[&str]| group.bench(&[&args[..], socket, more].concat());
+            let bench = |more: &[&str]| group.bench(&[&args[..], setting, more].concat());
             let row = contestants.map(|(_, more)| bench(more).figure("ops_per_sec"));
             table.add_round(row.to_vec());
         }
