@@ -12,7 +12,7 @@ use futures::future::{Either, select};
 use serde::Serialize;
 use viewring::{Status, query_status};
 use viewring_runtime::signal;
-use viewring_runtime::time::sleep;
+use viewring_runtime::time::{Instant, sleep};
 
 use crate::duration::parse_positive;
 use crate::exit::{self, Exit, Failure};
@@ -26,9 +26,11 @@ Examples:
   viewring status --config cluster.toml
   viewring status --config cluster.toml --json
   viewring status --config cluster.toml --watch      until ctrl-c
+  viewring status --config cluster.toml --all --wait 30s      before the next one is restarted
 
-Exit code 0: a quorum answers and is normal, in one view; or the watch was ended. Exit code 3: the
-group cannot serve.")]
+Exit code 0: a quorum answers and is normal, in one view and with its primary; with --all, every
+replica is; or the watch was ended. Exit code 3: that is not so, and without --all the group cannot
+serve.")]
 pub(crate) struct Args {
     /// Describes the group.
     #[arg(long, value_name = "FILE")]
@@ -36,6 +38,12 @@ pub(crate) struct Args {
     /// How long to wait for the replicas.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_positive)]
     timeout: Duration,
+    /// Demand more: that every replica is a normal member of one view. Then one may be restarted.
+    #[arg(long, conflicts_with = "watch")]
+    all: bool,
+    /// Ask again until that is so, but not once so much time has passed; show the last answers.
+    #[arg(long, value_name = "TIME", value_parser = parse_positive, conflicts_with = "watch")]
+    wait: Option<Duration>,
     /// Print JSON; with --watch, a line each time.
     #[arg(long)]
     json: bool,
@@ -53,25 +61,45 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     if args.watch {
         return exit::block_on(watch(args, &settings));
     }
-    let (report, can_serve) = exit::block_on(ask(args, &settings))?;
+    let (report, is_so) = exit::block_on(wait(args, &settings))?;
     report.print(args.json, "")?;
-    Ok(if can_serve {
+    Ok(if is_so {
         Exit::Success
     } else {
         Exit::Unreachable
     })
 }
 
+/// As [`ask`], again and again while there is time and it is not so.
+async fn wait(args: &Args, settings: &Settings) -> Result<(Report, bool), Failure> {
+    let give_up_at = Instant::now() + args.wait.unwrap_or_default();
+    loop {
+        let (report, is_so) = ask(args, settings).await?;
+        if is_so || Instant::now() + PAUSE >= give_up_at {
+            return Ok((report, is_so));
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// How long replicas that were not as they should be are left alone.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// What the replicas say, and whether enough of them are normal.
 async fn ask(args: &Args, settings: &Settings) -> Result<(Report, bool), Failure> {
     let answers = query_status(settings.cluster, &settings.replicas, args.timeout)
         .await
         .map_err(|error| Failure::setup(format_args!("cannot open a socket: {error}")))?;
-    let can_serve = normal_in_one_view(&answers) >= settings.quorum();
+    let enough = if args.all {
+        settings.replicas.len()
+    } else {
+        settings.quorum()
+    };
+    let is_so = normal_in_one_view(&answers) >= enough;
     let rows = settings.replicas.iter().zip(answers).enumerate();
     let replicas = rows.map(|(id, (&at, answer))| Row::of(id, at, answer));
     let replicas = replicas.collect();
-    Ok((Report { replicas }, can_serve))
+    Ok((Report { replicas }, is_so))
 }
 
 /// Asks again and again, until a signal comes. A terminal shows the last answers in place; what is
@@ -101,17 +129,14 @@ async fn watch(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
 /// What a terminal understands: to the upper left, and nothing below.
 const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
 
-/// The most replicas that are normal in the same view.
+/// The most replicas that are normal in the same view, whose primary is one of them.
 fn normal_in_one_view(answers: &[Option<Status>]) -> usize {
-    let mut views = BTreeMap::<u64, usize>::new();
-    for status in answers
-        .iter()
-        .flatten()
-        .filter(|status| status.status == "normal")
-    {
-        *views.entry(status.view).or_default() += 1;
-    }
-    views.into_values().max().unwrap_or(0)
+    let answers = answers.iter().flatten();
+    let normal: Vec<_> = answers.filter(|answer| answer.status == "normal").collect();
+    let led = normal.iter().filter(|answer| answer.role == "primary");
+    led.map(|primary| normal.iter().filter(|n| n.view == primary.view).count())
+        .max()
+        .unwrap_or(0)
 }
 
 #[derive(Debug, Serialize)]
@@ -286,17 +311,21 @@ mod tests {
     }
 
     #[test]
-    fn a_quorum_is_normal_in_one_view() {
-        let recovering = answer("recovering", 1);
-        assert_eq!(
-            normal_in_one_view(&[answer("normal", 1), answer("normal", 1), recovering]),
-            2
-        );
-        assert_eq!(
-            normal_in_one_view(&[answer("normal", 1), answer("normal", 2), None]),
-            1
-        );
-        assert_eq!(normal_in_one_view(&[None, None, None]), 0);
+    fn a_quorum_is_normal_in_one_view_and_has_its_primary() {
+        let recovering = || answer("recovering", 1);
+        let backup = |view| answer("normal", view);
+        let primary = |view| {
+            let mut primary = answer("normal", view).expect("an answer");
+            primary.role = "primary".into();
+            Some(primary)
+        };
+        let count = normal_in_one_view;
+        assert_eq!(count(&[backup(1), primary(1), recovering()]), 2);
+        assert_eq!(count(&[backup(2), primary(1), None]), 1);
+        assert_eq!(count(&[backup(2), primary(1), primary(2)]), 2);
+        assert_eq!(count(&[backup(1), None, backup(1)]), 0, "it is lost");
+        assert_eq!(count(&[backup(2), primary(1), backup(2)]), 1);
+        assert_eq!(count(&[None, None, None]), 0);
     }
 
     #[test]

@@ -76,6 +76,42 @@ fn the_status_is_a_table_or_json() {
 }
 
 #[test]
+fn a_group_without_its_primary_cannot_serve() {
+    let config = ConfigFile::new();
+    let text = std::fs::read_to_string(config.path()).expect("it was written");
+    let slow = "[timeouts]\nsilence = '19s'\nabdicate = '20s'\n";
+    let text = text.replace("[timeouts]\n", slow);
+    std::fs::write(config.path(), text).expect("it can be written");
+    let mut replicas = config.group();
+    assert_eq!(config.run("status", &[]).code, Some(0));
+    let status = config.status_until("it has a primary", |_| true);
+    replicas[primary(&status)].kill();
+    let status = config.run("status", &["--timeout", "200ms", "--json"]);
+    assert_eq!(count(&status.json(), "normal"), 2, "both wait: {status:?}");
+    assert_eq!(status.code, Some(3), "{status:?}");
+}
+
+#[test]
+fn replicas_that_are_restarted_one_by_one_lose_nothing() {
+    let config = ConfigFile::new();
+    let mut replicas = config.group();
+    config.run("kv", &["put", "kept", "1"]).prints("");
+    for (id, replica) in replicas.iter_mut().enumerate() {
+        replica.kill();
+        let wait = ["--all", "--wait", "300ms", "--timeout", "200ms"];
+        let status = config.run("status", &wait);
+        assert_eq!(status.code, Some(3), "{id} is missing: {status:?}");
+        let heads = status.stdout.matches("id  address").count();
+        assert_eq!(heads, 1, "only the last: {status:?}");
+        *replica = config.start("replica", &["--id", &id.to_string()]);
+        let status = config.run("status", &["--all", "--wait", "20s", "--json"]);
+        assert_eq!(status.code, Some(0), "{status:?}");
+        assert_eq!(count(&status.json(), "normal"), 3, "{status:?}");
+    }
+    config.run("kv", &["get", "kept"]).prints("1\n");
+}
+
+#[test]
 fn the_status_can_be_watched_until_ctrl_c() {
     let config = ConfigFile::new();
     let _replicas = config.group();

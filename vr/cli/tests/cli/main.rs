@@ -21,6 +21,10 @@ fn a_wrong_command_line_is_told_in_one_line() {
     run(&["sing"]).complains(2, &["'sing'"]);
     run(&["sim", "--seeds", "0"]).complains(2, &["'--seeds <N>'", "viewring sim --help"]);
     run(&["status", "--config", "x", "--every", "2s"]).complains(2, &["--watch"]);
+    for more in [&["--all"][..], &["--wait", "9s"]] {
+        run(&[&["status", "--config", "x", "--watch"], more].concat())
+            .complains(2, &["'--watch'", more[0]]);
+    }
 }
 
 #[test]
