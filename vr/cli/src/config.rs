@@ -10,6 +10,7 @@ use viewring::{Checkpoints, NodeConfig, Timeouts};
 
 use crate::exit::{Exit, Failure};
 use crate::output;
+use crate::settings::reachable;
 
 /// Print a configuration file for a new group.
 #[derive(Debug, clap::Args)]
@@ -21,8 +22,9 @@ pub(crate) struct Args {
     /// How many replicas there are: 1, 3, 5 or 7. A group of 2f+1 survives the loss of f.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = group_size)]
     replicas: u8,
-    /// The address of every replica; edit the file if they run on several machines.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    /// The address under which the replicas are reached. If they run on several machines, edit the
+    /// file: it may have host names, too, which are looked up once, at the start.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = host)]
     host: IpAddr,
     /// The port of replica 0; the others have the next ones.
     #[arg(long, value_name = "PORT", default_value_t = 7000,
@@ -36,6 +38,11 @@ pub(crate) fn group_size(text: &str) -> Result<u8, String> {
     Configuration::new(count)
         .map(|_| count)
         .map_err(|error| error.to_string())
+}
+
+fn host(text: &str) -> Result<IpAddr, String> {
+    let ip = text.parse().map_err(|error| format!("{error}"))?;
+    reachable(ip).map_err(|reason| format!("it {reason}"))
 }
 
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
@@ -71,7 +78,8 @@ fn file(args: &Args, cluster: u64) -> String {
 # Names the group: messages of any other are dropped. Never use it for two groups.
 cluster = {cluster}
 
-# Replica 0, replica 1, …: 1, 3, 5 or 7 of them. Each listens on its address, for UDP.
+# Replica 0, replica 1, …: 1, 3, 5 or 7 of them. Each listens on its address, for UDP, and the
+# others and clients send to it. A host's name is looked up once, when a program starts.
 replicas = [
 {replicas}]
 

@@ -2,9 +2,10 @@
 
 use std::fmt::{Display, Write as _};
 use std::future::Future;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use viewring::{CallError, ConfigError};
+use viewring::{CallError, ConfigError, ViewFileError};
 use viewring_runtime::{Config, Runtime, Uring};
 
 /// How the program ends.
@@ -133,10 +134,22 @@ pub(crate) fn tell(message: &str) {
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         match error {
-            ConfigError::Bind(addr, error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            ConfigError::Bind(addr, error) if error.kind() == ErrorKind::AddrInUse => {
                 Self::setup(format_args!(
                     "the address {addr} is taken: does the replica, or another program, run there?"
                 ))
+            }
+            ConfigError::Bind(addr, error) if error.kind() == ErrorKind::AddrNotAvailable => {
+                Self::setup(format_args!(
+                    "no interface of this machine has the address of {addr}: is it of a replica \
+                     elsewhere?"
+                ))
+            }
+            ConfigError::ViewFile(ViewFileError::Io { path, error }) => {
+                let (path, error) = (path.display().to_string(), error.to_string());
+                // Errors of files name them, mostly.
+                let reason = error.strip_prefix(&format!("{path}: ")).unwrap_or(&error);
+                Self::setup(format_args!("cannot use {path}: {reason}"))
             }
             ConfigError::Bind(..) | ConfigError::ViewFile(_) => Self::setup(error),
             ConfigError::Group(_)

@@ -1,6 +1,7 @@
 //! `viewring replica`: run one replica.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
@@ -92,9 +93,9 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let capabilities = uring.capabilities();
     let runtime = Runtime::new(uring, settings.runtime(args.spin));
     match args.app {
-        App::Kv => runtime.block_on(serve(nodes, Kv::default, capabilities)),
-        App::Null => runtime.block_on(serve(nodes, || Null, capabilities)),
-        App::Time => runtime.block_on(serve(nodes, Time::default, capabilities)),
+        App::Kv => runtime.block_on(serve(nodes, Kv::default, &settings, capabilities)),
+        App::Null => runtime.block_on(serve(nodes, || Null, &settings, capabilities)),
+        App::Time => runtime.block_on(serve(nodes, Time::default, &settings, capabilities)),
     }
 }
 
@@ -122,21 +123,28 @@ fn node(settings: &Settings, id: u8, args: &Args) -> Result<NodeConfig, Failure>
 }
 
 fn make_dir(dir: &Path) -> Result<(), Failure> {
-    fs::create_dir_all(dir)
-        .map_err(|error| Failure::setup(format_args!("cannot make {}: {error}", dir.display())))
+    let name = dir.display();
+    fs::create_dir_all(dir).map_err(|error| {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            Failure::setup(format_args!("{name} is no directory"))
+        } else {
+            Failure::setup(format_args!("cannot make {name}: {error}"))
+        }
+    })
 }
 
 /// Until a signal comes, or a replica fails.
 async fn serve<S: StateMachine>(
     nodes: Vec<NodeConfig>,
     state_machine: impl Fn() -> S,
+    settings: &Settings,
     capabilities: Capabilities,
 ) -> Result<Exit, Failure> {
     // From here on a signal is heard, also while a port is waited for.
     let asked = pin!(signal::shutdown());
     let replicas = nodes
         .into_iter()
-        .map(|node| Box::pin(live(node, state_machine(), capabilities)));
+        .map(|node| Box::pin(live(node, state_machine(), settings, capabilities)));
     match select(asked, try_join_all(replicas)).await {
         Either::Left((asked, _)) => {
             asked.map_err(|error| {
@@ -156,12 +164,15 @@ async fn serve<S: StateMachine>(
 async fn live(
     config: NodeConfig,
     state_machine: impl StateMachine,
+    settings: &Settings,
     capabilities: Capabilities,
 ) -> Result<Never, Failure> {
     let (id, addr) = (config.id.0, config.replicas[config.id.index()]);
-    let mut node = Node::bind(config, state_machine).await?;
+    let mut node = Node::bind(config, state_machine)
+        .await
+        .map_err(|error| settings.fault(error))?;
     tracing::info!(replica = id, %addr, "listening; {capabilities}");
     node.run()
         .await
-        .map_err(|error| Failure::setup(format_args!("the socket of {addr} has failed: {error}")))
+        .map_err(|error| Failure::setup(format_args!("replica {id} has failed: {error}")))
 }

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 use viewring::protocol::{Configuration, ReplicaId};
-use viewring::{Checkpoints, ClientConfig, LeaseConfig, NodeConfig, Timeouts};
+use viewring::{Checkpoints, ClientConfig, ConfigError, LeaseConfig, NodeConfig, Timeouts};
 use viewring_runtime::Config;
 
 use crate::duration;
@@ -68,13 +69,13 @@ struct FileTimeouts {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileLimits {
-    datagram_bytes: Option<usize>,
-    window: Option<u64>,
+    datagram_bytes: Option<Datagram>,
+    window: Option<NonZeroU64>,
     max_operation_bytes: Option<usize>,
-    max_clients: Option<u32>,
+    max_clients: Option<NonZeroU32>,
     max_reply_bytes: Option<u32>,
     max_kept_reply_bytes: Option<u64>,
-    max_reads: Option<usize>,
+    max_reads: Option<NonZeroUsize>,
 }
 
 /// Leases are on if it is there.
@@ -98,7 +99,7 @@ struct FileCheckpoints {
     interval_bytes: Option<u64>,
     keep: Option<u64>,
     page_bytes: Option<usize>,
-    transfer_bytes: Option<usize>,
+    transfer_bytes: Option<NonZeroUsize>,
 }
 
 /// A duration longer than zero.
@@ -114,6 +115,22 @@ impl TryFrom<String> for Time {
             Ok(duration) => Ok(Self(duration)),
             Err(reason) => Err(format!("\"{text}\" is no time: {reason}")),
         }
+    }
+}
+
+/// Bytes of UDP payload.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "usize")]
+struct Datagram(usize);
+
+impl TryFrom<usize> for Datagram {
+    type Error = String;
+
+    fn try_from(bytes: usize) -> Result<Self, String> {
+        if (256..=65_507).contains(&bytes) {
+            return Ok(Self(bytes));
+        }
+        Err(format!("a datagram has 256 to 65,507 bytes, not {bytes}"))
     }
 }
 
@@ -146,7 +163,11 @@ impl Settings {
         }
         let at = |span: Range<usize>| 1 + text[..span.start.min(text.len())].matches('\n').count();
         let file: File = toml::from_str(text).map_err(|error| match error.span() {
-            Some(span) => format!("{}: {}", at(span), error.message()),
+            Some(span) => {
+                let key = key_before(&text[..span.start]).map(|key| format!("{key}: "));
+                let key = key.unwrap_or_default();
+                format!("{}: {key}{}", at(span), error.message())
+            }
             None => format!(" {}", error.message()),
         })?;
         let File {
@@ -163,7 +184,8 @@ impl Settings {
         let mut replicas: Vec<SocketAddr> = Vec::new();
         for replica in listed.into_inner() {
             let line = at(replica.span());
-            let addr = resolve(replica.get_ref()).map_err(|reason| format!("{line}: {reason}"))?;
+            let addr =
+                replica_at(replica.get_ref()).map_err(|reason| format!("{line}: {reason}"))?;
             if replicas.contains(&addr) {
                 return Err(format!("{line}: two replicas have the address {addr}"));
             }
@@ -238,17 +260,21 @@ impl Settings {
         Ok(NodeConfig {
             timeouts: self.timeouts(default.timeouts),
             checkpoints: self.checkpoints(default.checkpoints),
-            datagram_bytes: limits.datagram_bytes.unwrap_or(default.datagram_bytes),
-            window: limits.window.unwrap_or(default.window),
+            datagram_bytes: self.datagram_bytes(default.datagram_bytes),
+            window: limits.window.map_or(default.window, NonZeroU64::get),
             max_operation_bytes: limits
                 .max_operation_bytes
                 .unwrap_or(default.max_operation_bytes),
-            max_clients: limits.max_clients.unwrap_or(default.max_clients),
+            max_clients: limits
+                .max_clients
+                .map_or(default.max_clients, NonZeroU32::get),
             max_reply_bytes: limits.max_reply_bytes.unwrap_or(default.max_reply_bytes),
             max_kept_reply_bytes: limits
                 .max_kept_reply_bytes
                 .unwrap_or(default.max_kept_reply_bytes),
-            max_reads: limits.max_reads.unwrap_or(default.max_reads),
+            max_reads: limits
+                .max_reads
+                .map_or(default.max_reads, NonZeroUsize::get),
             lease: self.lease.map(
                 |FileLease {
                      duration,
@@ -265,6 +291,19 @@ impl Settings {
             data: self.data.as_ref().map(|dir| dir.join(id.to_string())),
             ..default
         })
+    }
+
+    /// Why a replica that the file describes cannot be.
+    pub(crate) fn fault(&self, error: ConfigError) -> Failure {
+        match error {
+            ConfigError::Bind(..) | ConfigError::ViewFile(_) => error.into(),
+            ConfigError::Group(_)
+            | ConfigError::UnknownId { .. }
+            | ConfigError::SameAddress(_)
+            | ConfigError::Value(_) => {
+                Failure::usage(format_args!("{}: {error}", self.path.display()))
+            }
+        }
     }
 
     /// What a replica's runtime is told: `spin` of the command line, or else of the file.
@@ -285,12 +324,16 @@ impl Settings {
     /// The configuration of a client that gives a call up after `deadline`.
     pub(crate) fn client(&self, deadline: Duration) -> ClientConfig {
         let default = ClientConfig::new(self.cluster, self.replicas.clone());
-        let datagram_bytes = self.limits.datagram_bytes.unwrap_or(default.datagram_bytes);
         ClientConfig {
             deadline,
-            datagram_bytes,
+            datagram_bytes: self.datagram_bytes(default.datagram_bytes),
             ..default
         }
+    }
+
+    fn datagram_bytes(&self, default: usize) -> usize {
+        let of_file = self.limits.datagram_bytes;
+        of_file.map_or(default, |Datagram(bytes)| bytes)
     }
 
     /// f+1.
@@ -314,7 +357,9 @@ impl Settings {
             interval_bytes: file.interval_bytes.unwrap_or(default.interval_bytes),
             keep: file.keep.unwrap_or(default.keep),
             page_bytes: file.page_bytes.unwrap_or(default.page_bytes),
-            transfer_bytes: file.transfer_bytes.unwrap_or(default.transfer_bytes),
+            transfer_bytes: file
+                .transfer_bytes
+                .map_or(default.transfer_bytes, NonZeroUsize::get),
         }
     }
 
@@ -347,6 +392,13 @@ impl Settings {
     }
 }
 
+/// The key whose value is next.
+fn key_before(text: &str) -> Option<&str> {
+    let key = text.trim_end().strip_suffix('=')?.trim_end();
+    key.rsplit(|c: char| c.is_whitespace() || "{,".contains(c))
+        .next()
+}
+
 /// `host:port`; a name stands for its first address.
 pub(crate) fn resolve(text: &str) -> Result<SocketAddr, String> {
     let mut addrs = text
@@ -359,6 +411,24 @@ pub(crate) fn resolve(text: &str) -> Result<SocketAddr, String> {
         return Err(format!("\"{text}\" has no port"));
     }
     Ok(addr)
+}
+
+/// A replica's `host:port`.
+pub(crate) fn replica_at(text: &str) -> Result<SocketAddr, String> {
+    let addr = resolve(text)?;
+    let ip = reachable(addr.ip());
+    ip.map(|_| addr)
+        .map_err(|fault| format!("\"{text}\" {fault}"))
+}
+
+/// An address that others can send to.
+pub(crate) fn reachable(ip: IpAddr) -> Result<IpAddr, &'static str> {
+    if ip.to_canonical().is_unspecified() {
+        return Err(
+            "is no address to send to: say the one under which the others reach the replica",
+        );
+    }
+    Ok(ip)
 }
 
 #[cfg(test)]
@@ -408,7 +478,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_with_its_line() {
-        let cases: [(String, &str); 8] = [
+        let cases: [(String, &str); 14] = [
             (
                 THREE.replace("cluster", "clutser"),
                 "2: unknown field `clutser`",
@@ -419,7 +489,31 @@ mod tests {
             ),
             (
                 format!("{THREE}[timeouts]\nsilence = '1'\n"),
-                "5: \"1\" is no time: it needs a unit",
+                "5: silence: \"1\" is no time: it needs a unit",
+            ),
+            (
+                format!("{THREE}limits = {{ window = 3, max_reads=0 }}\n"),
+                "4: max_reads: invalid value: integer `0`",
+            ),
+            (
+                format!("{THREE}[limits]\n\nwindow = 0\n"),
+                "6: window: invalid value: integer `0`",
+            ),
+            (
+                format!("{THREE}[limits]\ndatagram_bytes = 70000\n"),
+                "5: datagram_bytes: a datagram has 256 to 65,507 bytes, not 70000",
+            ),
+            (
+                THREE.replace("= 7", "= '7'"),
+                "2: cluster: invalid type: string",
+            ),
+            (
+                THREE.replace("127.0.0.1:7001", "0.0.0.0:7001"),
+                "3: \"0.0.0.0:7001\" is no address to send to: say the one under which",
+            ),
+            (
+                THREE.replace("127.0.0.1:7001", "[::]:7001"),
+                "3: \"[::]:7001\" is no address to send to",
             ),
             (
                 THREE.replace("7001", "7000"),

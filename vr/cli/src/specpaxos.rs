@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use clap::ValueEnum;
 use viewring::specpaxos::Dialect;
 
-use crate::settings::resolve;
+use crate::settings::{replica_at, resolve};
 
 /// What clients speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -143,7 +143,7 @@ impl File {
             }
             Directive::Replica => {
                 let argument = argument.ok_or("replica needs host:port")?;
-                let addr = resolve(argument)?;
+                let addr = replica_at(argument)?;
                 if self.replicas.iter().any(|&(_, known)| known == addr) {
                     return Err(format!("two replicas have the address {addr}"));
                 }

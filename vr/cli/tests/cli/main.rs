@@ -71,7 +71,28 @@ fn a_wrong_configuration_is_told_with_file_and_line() {
     let hasty = ConfigFile::of(hasty, 0);
     hasty
         .run("replica", &["--id", "0"])
-        .complains(2, &["silence"]);
+        .complains(2, &["cluster.toml: ", "silence"]);
+    let wide = "cluster = 1\nreplicas = ['127.0.0.1:1']\nlimits = { datagram_bytes = 70000 }\n";
+    let wide = ConfigFile::of(wide, 0);
+    for (command, more) in [("status", &[][..]), ("kv", &["get", "k"]), ("bench", &[])] {
+        wide.run(command, more)
+            .complains(2, &["cluster.toml:3: datagram_bytes: ", "65,507"]);
+    }
+}
+
+#[test]
+fn an_address_that_nobody_can_send_to_is_refused() {
+    for host in ["0.0.0.0", "::", "::ffff:0.0.0.0"] {
+        run(&["config", "--host", host]).complains(2, &["--host", "the others reach"]);
+    }
+    let anywhere = ConfigFile::of("cluster = 1\nreplicas = ['0.0.0.0:1']\n", 0);
+    anywhere
+        .run("replica", &["--id", "0"])
+        .complains(2, &["cluster.toml:2", "the others reach"]);
+    let anywhere = ConfigFile::of("f 0\nreplica 0.0.0.0:1\n", 0);
+    anywhere
+        .run("status", &[])
+        .complains(2, &["cluster.toml:2", "the others reach"]);
 }
 
 #[test]
@@ -85,6 +106,23 @@ fn an_unknown_replica_and_a_taken_port_are_told() {
     let _taken = std::net::UdpSocket::bind(addr).expect("it was free");
     let ended = config.run("replica", &["--id", "0"]);
     ended.complains(4, &[&addr.to_string(), "taken"]);
+    // Of a network that no machine is in.
+    let elsewhere = ConfigFile::of("cluster = 1\nreplicas = ['192.0.2.1:7000']\n", 0);
+    elsewhere
+        .run("replica", &["--id", "0"])
+        .complains(4, &["no interface", "192.0.2.1:7000"]);
+}
+
+#[test]
+fn a_data_directory_that_is_none_is_told() {
+    let config = ConfigFile::new();
+    let at = |data: &str| config.run("replica", &["--id", "0", "--data", data]);
+    at(config.path()).complains(4, &["cluster.toml is no directory"]);
+    let view = format!("{}/data/0/view", config.folder().display());
+    std::fs::create_dir_all(&view).expect("a directory where a file should be");
+    let ended = config.run("replica", &["--id", "0"]);
+    ended.complains(4, &["cannot use ", "view: "]);
+    assert_eq!(ended.stderr.matches(&view).count(), 1, "{ended:?}");
 }
 
 #[test]
@@ -150,6 +188,21 @@ fn a_group_that_is_not_there_is_unreachable() {
     assert!(
         replica["status"].is_null() && replica["id"] == 2,
         "{replica}"
+    );
+}
+
+#[test]
+fn a_replica_that_cannot_write_says_so() {
+    let config = ConfigFile::new();
+    // A disk on which no file may grow.
+    let script = "trap '' XFSZ; ulimit -f 0; exec \"$0\" replica --config \"$1\" --id 0";
+    let mut full = std::process::Command::new("sh");
+    full.args(["-c", script, env!("CARGO_BIN_EXE_viewring"), config.path()]);
+    let ended = Ended::of(full.output().expect("there is a shell"));
+    let said = "viewring: replica 0 has failed: the view file cannot be written: ";
+    assert!(
+        ended.code == Some(4) && ended.stderr.contains(said),
+        "{ended:?}"
     );
 }
 
