@@ -13,7 +13,7 @@ use viewring_runtime::time::Instant;
 use viewring_runtime::yield_now;
 
 use crate::config::EndpointConfig;
-use crate::inbox::{Inbox, Message};
+use crate::inbox::{Foreign, Inbox, Message};
 use crate::outbox::{Outbox, TooLong, Wire};
 use crate::stats::Stats;
 
@@ -185,6 +185,12 @@ impl Endpoint {
     /// What was counted since `bind`.
     pub fn stats(&self) -> Stats {
         self.state.borrow().stats
+    }
+
+    /// From where the last datagram of another cluster came, if there was one since this was asked
+    /// last: what was dropped is counted, and this is for who wants to say of whom it was.
+    pub fn take_foreign(&self) -> Option<Foreign> {
+        self.state.borrow_mut().inbox.take_foreign()
     }
 
     /// Lets other tasks run once the allowance is used up.

@@ -79,7 +79,7 @@ pub(crate) fn decode(bytes: &[u8], cluster: u64) -> Result<(Header, usize), Fram
         kind: head[7],
     };
     if header.cluster != cluster {
-        return Err(FrameError::Cluster);
+        return Err(FrameError::Cluster(header.cluster));
     }
     Ok((header, body_len))
 }
@@ -94,8 +94,8 @@ pub(crate) enum FrameError {
     /// The body would end beyond the datagram.
     Length,
     Checksum,
-    /// Intact, but of another cluster.
-    Cluster,
+    /// Intact, but of another cluster: this one.
+    Cluster(u64),
 }
 
 /// The little-endian number at `at`.
@@ -203,7 +203,8 @@ mod tests {
         check(&with(0, !good[0]), FrameError::Checksum);
         check(&with(8, 0), FrameError::Checksum);
         check(&with(HEADER_LEN, b'j'), FrameError::Checksum);
-        check(&reseal(with(8, 0)), FrameError::Cluster);
+        let other = CLUSTER & !0xFF;
+        check(&reseal(with(8, 0)), FrameError::Cluster(other));
     }
 
     #[test]

@@ -46,6 +46,15 @@ impl fmt::Debug for Message {
     }
 }
 
+/// Where an intact datagram of another cluster came from: perhaps one of us, with a wrong number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// The sender's address.
+    pub from: SocketAddr,
+    /// Its cluster.
+    pub cluster: u64,
+}
+
 /// The datagram being read, and the messages being put together.
 #[derive(Debug)]
 pub(crate) struct Inbox {
@@ -54,6 +63,8 @@ pub(crate) struct Inbox {
     /// None: the last one was read to its end.
     current: Option<Current>,
     reassembly: Reassembly,
+    /// The last one, until somebody asks.
+    foreign: Option<Foreign>,
     /// When the datagram being read was taken from the socket.
     now: Instant,
 }
@@ -74,6 +85,7 @@ impl Inbox {
             max_message: config.max_message,
             current: None,
             reassembly: Reassembly::new(config.reassembly),
+            foreign: None,
             now: Instant::from_nanos(0),
         }
     }
@@ -118,6 +130,10 @@ impl Inbox {
                 Ok(frame) => frame,
                 Err(error) => {
                     stats.count_frame(error);
+                    if let FrameError::Cluster(cluster) = error {
+                        let from = current.from;
+                        self.foreign = Some(Foreign { from, cluster });
+                    }
                     self.current = None;
                     break;
                 }
@@ -176,6 +192,11 @@ impl Inbox {
             kind: header.kind,
             body,
         })
+    }
+
+    /// The last datagram of another cluster, if there was one since this was asked last.
+    pub(crate) fn take_foreign(&mut self) -> Option<Foreign> {
+        self.foreign.take()
     }
 
     /// How many messages are incomplete.
@@ -306,6 +327,29 @@ mod tests {
 
         let (bodies, stats) = read(&[&frame(1, b"before")[..], b"trailing"].concat());
         assert_eq!((bodies.len(), stats.datagram_trailing), (1, 1));
+    }
+
+    #[test]
+    fn the_last_datagram_of_another_cluster_is_remembered_until_it_is_asked_for() {
+        let mut inbox = Inbox::new(&EndpointConfig {
+            cluster: CLUSTER,
+            ..Default::default()
+        });
+        let mut stats = Stats::default();
+        for (port, cluster) in [(1, 5), (2, 6), (3, CLUSTER)] {
+            let (sender, kind) = (Sender(1), 1);
+            let header = Header {
+                cluster,
+                sender,
+                kind,
+            };
+            let payload = SharedBuf::copy_from(&header.frame(b"one"));
+            inbox.begin(peer(port), payload, false, &mut stats);
+            assert_eq!(inbox.next(&mut stats).is_some(), cluster == CLUSTER);
+        }
+        let (from, cluster) = (peer(2), 6);
+        assert_eq!(inbox.take_foreign(), Some(Foreign { from, cluster }));
+        assert_eq!(inbox.take_foreign(), None);
     }
 
     #[test]

@@ -47,6 +47,6 @@ mod testing;
 pub use config::{EndpointConfig, ReassemblyLimits};
 pub use endpoint::Endpoint;
 pub use frame::{FIRST_RESERVED_KIND, HEADER_LEN, Sender};
-pub use inbox::Message;
+pub use inbox::{Foreign, Message};
 pub use outbox::TooLong;
 pub use stats::Stats;

@@ -140,7 +140,7 @@ impl Stats {
             FrameError::Version => &mut self.datagram_version,
             FrameError::Length => &mut self.datagram_length,
             FrameError::Checksum => &mut self.datagram_checksum,
-            FrameError::Cluster => &mut self.datagram_cluster,
+            FrameError::Cluster(_) => &mut self.datagram_cluster,
         } += 1;
     }
 

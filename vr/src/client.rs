@@ -241,6 +241,7 @@ impl Client {
     }
 
     /// Makes it err: for tests of tests.
+    #[doc(hidden)]
     pub fn plant(&self, bug: Planted) {
         if let Planted::Decision(bug) = bug {
             self.shared.reads.plant(bug);

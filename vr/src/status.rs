@@ -53,6 +53,9 @@ pub struct Status {
     pub restored: u64,
     /// Why it takes no part, if it does not.
     pub waiting: Option<String>,
+    /// Which replicas of the configuration belong to another group or cluster, as far as it has
+    /// noticed within the last minute: a sentence each.
+    pub strangers: Vec<String>,
     /// What was dropped or ignored, by reason; only what has occurred.
     pub dropped: Vec<(String, u64)>,
 }
@@ -136,6 +139,7 @@ impl Status {
             log: core.op().distance_from(core.base()),
             restored: core.checkpoint_counts().restored,
             waiting: core.waiting_reason().map(|reason| reason.to_string()),
+            strangers: Vec::new(),
             dropped,
         }
     }
@@ -164,6 +168,9 @@ impl Status {
         line("restored", &self.restored);
         if let Some(waiting) = &self.waiting {
             line("waiting", waiting);
+        }
+        for stranger in &self.strangers {
+            line("stranger", stranger);
         }
         for (reason, count) in &self.dropped {
             line("dropped", &format_args!("{count} {reason}"));
@@ -195,6 +202,7 @@ impl Status {
                 "log" => status.log = value.parse().ok()?,
                 "restored" => status.restored = value.parse().ok()?,
                 "waiting" => status.waiting = Some(value.to_owned()),
+                "stranger" => status.strangers.push(value.to_owned()),
                 "reads" => {
                     let (count, how) = value.split_once(' ')?;
                     status.reads.push((how.to_owned(), count.parse().ok()?));
@@ -312,6 +320,7 @@ mod tests {
             log: 3,
             restored: 1,
             waiting: Some("the group runs without me".into()),
+            strangers: vec!["replica 1".into(), "replica 0".into()],
             dropped: vec![("bad checksum".into(), 3)],
         };
         let text = format!("{}news from the future\n\n", status.encode());

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use viewring_protocol::Bug;
 
+use super::Node;
+
 /// A deliberate bug of a whole replica, planted to prove that tests find it; never set outside
 /// tests.
+#[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planted {
     /// In what it decides.
@@ -112,8 +115,42 @@ impl Planted {
     }
 }
 
+impl<S> Node<S> {
+    /// Makes the replica err: for tests of tests.
+    #[doc(hidden)]
+    pub fn plant(&mut self, bug: Planted) {
+        let timeouts = &mut self.configured;
+        match bug {
+            Planted::Decision(bug) => self.core.plant(bug),
+            Planted::Wait(WaitBug::SilenceTooShort) => timeouts.silence = timeouts.heartbeat / 2,
+            Planted::Wait(WaitBug::NeverAbdicates) => timeouts.abdicate = FOR_EVER,
+            Planted::Wait(WaitBug::NoHeartbeat) => timeouts.heartbeat = FOR_EVER,
+            Planted::Wait(WaitBug::NeverSuspects) => timeouts.silence = FOR_EVER,
+            Planted::Wait(WaitBug::ViewChangeSaidOnce) => timeouts.view_change_resend = FOR_EVER,
+            Planted::Wait(WaitBug::VotesNeverExpire) => {
+                self.votes_expire_at = self.votes_expire_at + FOR_EVER;
+            }
+            Planted::Wait(
+                bug @ (WaitBug::NoBackOff
+                | WaitBug::TransferNotRepeated
+                | WaitBug::BackOffForgottenAtOnce
+                | WaitBug::OldVotesCount
+                | WaitBug::RoundTripsIgnored
+                | WaitBug::RecordNotAwaited
+                | WaitBug::FailedSyncBelieved),
+            ) => self.bug = Some(bug),
+            Planted::Wait(
+                bug @ (WaitBug::LeaseWithoutDrift
+                | WaitBug::LeaseFromReceipt
+                | WaitBug::PromiseForgotten),
+            ) => self.lease.iter_mut().for_each(|lease| lease.plant(bug)),
+        }
+        self.timeouts = self.configured;
+    }
+}
+
 /// Longer than anyone will live.
-pub(super) const FOR_EVER: Duration = Duration::from_secs(1_000_000_000);
+const FOR_EVER: Duration = Duration::from_secs(1_000_000_000);
 
 #[cfg(test)]
 mod tests {

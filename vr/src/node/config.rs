@@ -33,7 +33,8 @@ pub struct NodeConfig {
     pub max_operation_bytes: usize,
     /// So many clients may be registered. When one more comes, the one that was silent longest is
     /// forgotten, and told so when it calls again. The same at all replicas, as are the next two:
-    /// one that has other limits is not believed by the others.
+    /// one that has other limits is not believed by the others, which say so
+    /// ([`Status::strangers`](crate::Status)).
     pub max_clients: u32,
     /// A result may have so many bytes. Of a longer one the client is told that its operation was
     /// executed, and not with what result ([`CallError::ResultTooLarge`](crate::CallError)).

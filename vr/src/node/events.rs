@@ -47,6 +47,13 @@ pub enum Happening {
         /// The commit-number.
         op: u64,
     },
+    /// Another replica of the configuration belongs to another group or cluster, and takes no part
+    /// in this one: [`Status::strangers`](crate::Status) says more. Told again each minute while it
+    /// goes on.
+    Stranger {
+        /// That replica.
+        id: u8,
+    },
     /// It has a checkpoint of everything up to here.
     Checkpoint {
         /// The last operation that the checkpoint covers.
@@ -206,7 +213,7 @@ impl Happenings {
         }
     }
 
-    fn tell(&mut self, what: Happening) {
+    pub(super) fn tell(&mut self, what: Happening) {
         let mut kept = self.kept.borrow_mut();
         let sequence = kept.next;
         kept.next += 1;

@@ -23,6 +23,7 @@ mod primary;
 mod recovering;
 mod role;
 mod round_trips;
+mod strangers;
 mod timeouts;
 mod view_change;
 mod walk_ins;
@@ -46,12 +47,12 @@ use viewring_transport::{Endpoint, Message as Datum, Sender};
 
 use self::addresses::Addresses;
 use self::binding::bind;
-use self::bug::FOR_EVER;
 use self::checkpoints::Background;
 use self::events::Happenings;
 use self::lease::Lease;
 use self::memory::Memory;
 use self::round_trips::{PING_KIND, PONG_KIND, RoundTrips};
+use self::strangers::Strangers;
 use self::walk_ins::Door;
 use crate::journal;
 use crate::state_machine::StateMachine;
@@ -80,6 +81,7 @@ pub struct Node<S> {
     timeouts: Timeouts,
     round_trips: RoundTrips,
     replicas: Vec<SocketAddr>,
+    strangers: Strangers,
     clients: Addresses,
     /// For clients of another format, if they are served.
     door: Option<Door>,
@@ -98,6 +100,8 @@ pub struct Node<S> {
     role_since: Instant,
     /// Primary: when a quorum was last heard, or the role began.
     quorum_heard_at: Instant,
+    /// Primary: no quorum was heard for so long that the log says so.
+    is_alone: bool,
     /// Primary: when something was last committed or sent again, or the first of what is not
     /// committed was sent, or the role began.
     committed_at: Instant,
@@ -198,6 +202,7 @@ impl<S: StateMachine> Node<S> {
             timeouts: config.timeouts,
             round_trips: RoundTrips::new(config.replicas.len(), now),
             replicas: config.replicas,
+            strangers: Strangers::default(),
             clients: Addresses::new(life),
             door,
             upkeep_at: now + config.timeouts.upkeep,
@@ -207,6 +212,7 @@ impl<S: StateMachine> Node<S> {
             failures: 0,
             role_since: now,
             quorum_heard_at: now,
+            is_alone: false,
             committed_at: now,
             is_idle: true,
             kept_back: None,
@@ -235,37 +241,6 @@ impl<S: StateMachine> Node<S> {
             observer.remembered(&self.core, record);
         }
         self.observer = Some(Box::new(observer));
-    }
-
-    /// Makes the replica err: for tests of tests.
-    pub fn plant(&mut self, bug: Planted) {
-        let timeouts = &mut self.configured;
-        match bug {
-            Planted::Decision(bug) => self.core.plant(bug),
-            Planted::Wait(WaitBug::SilenceTooShort) => timeouts.silence = timeouts.heartbeat / 2,
-            Planted::Wait(WaitBug::NeverAbdicates) => timeouts.abdicate = FOR_EVER,
-            Planted::Wait(WaitBug::NoHeartbeat) => timeouts.heartbeat = FOR_EVER,
-            Planted::Wait(WaitBug::NeverSuspects) => timeouts.silence = FOR_EVER,
-            Planted::Wait(WaitBug::ViewChangeSaidOnce) => timeouts.view_change_resend = FOR_EVER,
-            Planted::Wait(WaitBug::VotesNeverExpire) => {
-                self.votes_expire_at = self.votes_expire_at + FOR_EVER;
-            }
-            Planted::Wait(
-                bug @ (WaitBug::NoBackOff
-                | WaitBug::TransferNotRepeated
-                | WaitBug::BackOffForgottenAtOnce
-                | WaitBug::OldVotesCount
-                | WaitBug::RoundTripsIgnored
-                | WaitBug::RecordNotAwaited
-                | WaitBug::FailedSyncBelieved),
-            ) => self.bug = Some(bug),
-            Planted::Wait(
-                bug @ (WaitBug::LeaseWithoutDrift
-                | WaitBug::LeaseFromReceipt
-                | WaitBug::PromiseForgotten),
-            ) => self.lease.iter_mut().for_each(|lease| lease.plant(bug)),
-        }
-        self.timeouts = self.configured;
     }
 
     /// Lives as a replica, until the future is dropped.
@@ -298,7 +273,11 @@ impl<S: StateMachine> Node<S> {
     /// What `viewring status` shows.
     pub fn status(&self) -> Status {
         let door = self.door.as_ref().map(|door| door.endpoint.stats());
-        Status::of(&self.core, &self.endpoint, door, &self.drops)
+        let strangers = self.strangers.complaints(Instant::now());
+        Status {
+            strangers: strangers.collect(),
+            ..Status::of(&self.core, &self.endpoint, door, &self.drops)
+        }
     }
 
     /// Waits until something arrives, takes all of it, and does what is to be done about it. When
@@ -378,6 +357,7 @@ impl<S: StateMachine> Node<S> {
         self.core.ease();
         self.forget_old_votes(now);
         self.measure(now);
+        self.look_for_foreign();
         self.core.refill(&mut self.effects);
         // A view counts as stable only after it has outlived the votes against it, which were cast
         // while it took long to start: else they would end it, and the next one would be given no
@@ -467,7 +447,7 @@ impl<S: StateMachine> Node<S> {
             return self.core.on_get_view(get, &mut self.effects);
         }
         match self.replica_at(datum.sender, datum.from) {
-            Some(from) => self.core.on_message(from, message, &mut self.effects),
+            Some(from) => self.hear(from, message),
             None => self.drop_impostor(),
         }
     }

@@ -32,12 +32,36 @@ impl<S: StateMachine> Node<S> {
                 // A quorum was heard meanwhile.
                 Err(_elapsed) if self.quorum_heard_at + self.timeouts.abdicate > alone_at => {}
                 Err(_elapsed) => {
+                    self.say_alone();
                     let _changed = self.act(Replica::abdicate);
                     self.quorum_heard_at = Instant::now();
                 }
             }
         }
+        self.say_in_touch();
         Ok(())
+    }
+
+    /// Says once that no quorum is heard: nothing is committed until one is.
+    fn say_alone(&mut self) {
+        if self.replicas.len() > 1 && !std::mem::replace(&mut self.is_alone, true) {
+            let (replica, view) = (self.core.id().0, self.core.view().0);
+            let needed = self.replicas.len() / 2;
+            tracing::warn!(
+                replica,
+                view,
+                "no quorum is heard, and nothing can be committed: {needed} of the others must be \
+                 up and reachable"
+            );
+        }
+    }
+
+    /// Says so if a quorum is heard again, be it one that moves on to another view.
+    fn say_in_touch(&mut self) {
+        if std::mem::take(&mut self.is_alone) {
+            let (replica, view) = (self.core.id().0, self.core.view().0);
+            tracing::info!(replica, view, "a quorum is heard again");
+        }
     }
 
     /// Until the role ends.
@@ -88,6 +112,7 @@ impl<S: StateMachine> Node<S> {
         let now = Instant::now();
         if progress.contains(Progress::HEARD_QUORUM) {
             self.quorum_heard_at = now;
+            self.say_in_touch();
         }
         if begins || progress.contains(Progress::COMMITTED) {
             self.committed_at = now;
