@@ -17,6 +17,8 @@ pub(crate) struct Meter {
     began: Instant,
     recent_began: Instant,
     ended: Option<Instant>,
+    last_answer: Instant,
+    longest_pause: Duration,
 }
 
 /// A latency is recorded with three digits; what is longer counts as so long.
@@ -34,6 +36,8 @@ impl Meter {
             began: now,
             recent_began: now,
             ended: None,
+            last_answer: now,
+            longest_pause: Duration::ZERO,
         }
     }
 
@@ -44,15 +48,31 @@ impl Meter {
         self.began = Instant::now();
         self.recent_began = self.began;
         self.ended = None;
+        self.last_answer = self.began;
+        self.longest_pause = Duration::ZERO;
     }
 
     /// Ends the time that counts.
     pub(crate) fn stop(&mut self) {
-        self.ended = Some(Instant::now());
+        let now = Instant::now();
+        self.ended = Some(now);
+        self.note_pause(now);
     }
 
-    /// An operation has been answered after so long.
-    pub(crate) fn record(&mut self, latency: Duration) {
+    /// An operation that began then is answered now. How long that took.
+    pub(crate) fn answered(&mut self, began: Instant) -> Duration {
+        let now = Instant::now();
+        self.note_pause(now);
+        self.record(now - began);
+        now - began
+    }
+
+    fn note_pause(&mut self, now: Instant) {
+        self.longest_pause = self.longest_pause.max(now - self.last_answer);
+        self.last_answer = now;
+    }
+
+    fn record(&mut self, latency: Duration) {
         let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1);
         self.total.saturating_record(ns);
         self.recent.saturating_record(ns);
@@ -67,6 +87,7 @@ impl Meter {
             ops_per_sec: rate(self.recent.len(), seconds),
             p50_us: quantile_us(&self.recent, 0.5),
             p99_us: quantile_us(&self.recent, 0.99),
+            is_dead: self.recent.is_empty(),
         };
         self.recent.reset();
         self.recent_began = now;
@@ -76,6 +97,11 @@ impl Meter {
     /// How long it has measured.
     pub(crate) fn elapsed(&self) -> Duration {
         self.ended.unwrap_or_else(Instant::now) - self.began
+    }
+
+    /// The longest time in which nothing was answered. It is known once the meter has stopped.
+    pub(crate) fn longest_pause(&self) -> Duration {
+        self.longest_pause
     }
 
     /// How many operations it has counted.
@@ -113,6 +139,8 @@ pub(crate) struct Lap {
     ops_per_sec: f64,
     p50_us: f64,
     p99_us: f64,
+    /// Nothing was answered.
+    is_dead: bool,
 }
 
 impl fmt::Display for Lap {
@@ -120,7 +148,10 @@ impl fmt::Display for Lap {
         let elapsed = self.elapsed.as_secs_f64();
         let ops_per_sec = thousands(self.ops_per_sec.round() as u64);
         write!(f, "{elapsed:>5.1} s  {ops_per_sec:>9} ops/s")?;
-        let (p50, p99) = (short(self.p50_us), short(self.p99_us));
+        let [p50, p99] = [self.p50_us, self.p99_us].map(|us| match self.is_dead {
+            true => "-".into(),
+            false => short(us),
+        });
         write!(f, "  p50 {p50:>7}  p99 {p99:>7}")
     }
 }
@@ -212,6 +243,8 @@ impl Summary {
 
 #[cfg(test)]
 mod tests {
+    use viewring_runtime::time::sleep;
+
     use super::*;
 
     #[test]
@@ -234,6 +267,32 @@ mod tests {
             );
             meter.restart();
             assert_eq!(meter.summary().ops, 0);
+            let dead = meter.lap().to_string();
+            assert!(dead.ends_with("p50       -  p99       -"), "{dead}");
+        })
+        .expect("io_uring");
+    }
+
+    #[test]
+    fn the_longest_pause_may_be_before_between_and_after_answers() {
+        viewring_runtime::block_on(async {
+            let pause = Duration::from_millis(30);
+            for at in 0..3 {
+                let mut meter = Meter::new();
+                sleep(pause * 10).await;
+                meter.restart();
+                for step in 0..3 {
+                    if step == at {
+                        sleep(pause).await;
+                    }
+                    if step < 2 {
+                        meter.answered(Instant::now());
+                    }
+                }
+                meter.stop();
+                let longest = meter.longest_pause();
+                assert!((pause..pause * 10).contains(&longest), "{at}: {longest:?}");
+            }
         })
         .expect("io_uring");
     }

@@ -2,12 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::Shared as SharedFuture;
 use viewring_runtime::sim::Random;
+use viewring_runtime::time::Instant;
 
 use super::caller::Caller;
 use super::pace::Pace;
@@ -25,6 +25,8 @@ pub(super) struct Shared {
     pub(super) errors: Cell<u64>,
     /// Operations without an answer in time.
     pub(super) unknown: Cell<u64>,
+    /// Operations that wait for an answer.
+    pub(super) waiting: Cell<u64>,
     measuring: Cell<bool>,
     /// After how many answers it is over.
     enough: Option<u64>,
@@ -52,6 +54,7 @@ impl Shared {
             kept: kept.map(RefCell::new),
             errors: Cell::new(0),
             unknown: Cell::new(0),
+            waiting: Cell::new(0),
             measuring: Cell::new(false),
             enough,
             over: Cell::new(Some(over)),
@@ -82,12 +85,12 @@ impl Shared {
         drop(self.running.take());
     }
 
-    fn answered(&self, client: usize, latency: Duration) {
+    fn answered(&self, client: usize, due: Instant) {
         if !self.measuring.get() {
             return;
         }
         let mut meter = self.meter.borrow_mut();
-        meter.record(latency);
+        let latency = meter.answered(due);
         if let Some(kept) = &self.kept {
             let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
             kept.borrow_mut()[client].push(ns);
@@ -146,6 +149,7 @@ impl Driver {
                 break;
             };
             self.workload.next(&mut random, &mut operation);
+            shared.waiting.update(|waiting| waiting + 1);
             let answer = if self.workload.is_read(&operation) {
                 let consistency = self.workload.consistency;
                 self.caller
@@ -154,8 +158,9 @@ impl Driver {
             } else {
                 self.caller.call(&operation, &shared.unknown).await?
             };
+            shared.waiting.update(|waiting| waiting - 1);
             if answer.is_some_and(|answer| self.workload.is_answer(&operation, &answer)) {
-                shared.answered(self.index, due.elapsed());
+                shared.answered(self.index, due);
             } else {
                 shared.errors.set(shared.errors.get() + 1);
             }

@@ -57,6 +57,10 @@ pub(super) struct Measured {
     pub(super) latencies: Vec<Vec<u64>>,
     pub(super) errors: u64,
     pub(super) unknown: u64,
+    /// Operations that had no answer when all was over.
+    pub(super) unanswered: u64,
+    /// The longest time in which no client had an answer.
+    pub(super) longest_pause: Duration,
     /// Open loop: requests that were due at the end and had not begun.
     pub(super) behind: u64,
     pub(super) cpu: Used,
@@ -121,6 +125,7 @@ pub(super) async fn measure(group: &Group, run: &Run, asked: &Asked) -> Result<M
     let cpu = processes.used().since(&before);
     shared.stop();
     tasks.end().await;
+    let unanswered = shared.waiting.get();
     let (leader_before, leader) = (leader, group.leader().await);
     let kept = shared.kept.as_ref().map(|kept| kept.take());
     let meter = shared.meter.borrow();
@@ -131,6 +136,8 @@ pub(super) async fn measure(group: &Group, run: &Run, asked: &Asked) -> Result<M
         latencies: kept.unwrap_or_default(),
         errors: shared.errors.get(),
         unknown: shared.unknown.get(),
+        unanswered,
+        longest_pause: meter.longest_pause(),
         behind,
         cpu,
         primary: leader.map(|(_, primary)| primary),
@@ -156,8 +163,8 @@ impl Tasks {
     }
 }
 
-/// How long clients may take to end.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// How long clients may take to end: longer than a view change takes.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Waits until the run is over, and tells each second how it goes.
 async fn wait(

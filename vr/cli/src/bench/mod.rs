@@ -53,7 +53,8 @@ Examples:
   viewring bench --config specpaxos.conf --wire specpaxos --clients 64 --op null
   viewring bench --config cluster.toml --op mix --reads 95 --keys 100000 --popularity zipf
 
-Ctrl-c ends it early, with the result so far.")]
+Ctrl-c ends it early, with the result so far. Exit code 3: the group did not answer, or not at the
+end: calls were left unknown.")]
 pub(crate) struct Args {
     /// Describes the group.
     #[arg(long, value_name = "FILE")]
@@ -243,6 +244,12 @@ fn exit_of(measured: &Measured) -> Result<Exit, Failure> {
     }
     if measured.summary.ops == 0 {
         return Err(Failure::unreachable("no operation was answered"));
+    }
+    if measured.unanswered > 0 {
+        return Err(Failure::unreachable(format_args!(
+            "{} of the calls had no answer when it was over: their outcome is unknown",
+            measured.unanswered
+        )));
     }
     Ok(Exit::Success)
 }

@@ -27,6 +27,10 @@ pub(super) struct Report {
     errors: u64,
     /// Operations without an answer in time. They are asked for again.
     unknown: u64,
+    /// Operations that had no answer when all was over.
+    unanswered: u64,
+    /// The longest time in which no client had an answer.
+    longest_pause_us: f64,
     /// Open loop: requests that were due at the end and had not begun.
     behind: u64,
     pub(super) cpu: Cpu,
@@ -65,6 +69,8 @@ impl Report {
             summary: measured.summary,
             errors: measured.errors,
             unknown: measured.unknown,
+            unanswered: measured.unanswered,
+            longest_pause_us: tenths(measured.longest_pause.as_secs_f64() * 1e6),
             behind: measured.behind,
             cpu: Cpu::of(measured),
             interrupted: measured.ending == Ending::Interrupted,
@@ -118,7 +124,12 @@ impl Cpu {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.summary)?;
-        writeln!(f, "errors        {}, unknown {}", self.errors, self.unknown)?;
+        let (unknown, pause) = (self.unknown, short(self.longest_pause_us));
+        writeln!(
+            f,
+            "errors        {}, unknown {unknown}, longest pause {pause}",
+            self.errors
+        )?;
         let Cpu {
             client, primary, ..
         } = self.cpu;
@@ -170,6 +181,8 @@ impl Report {
             summary: Summary::example(ops_per_sec, p50, p99),
             errors: 0,
             unknown: 0,
+            unanswered: 0,
+            longest_pause_us: 0.0,
             behind: 0,
             cpu: Cpu {
                 client: none,

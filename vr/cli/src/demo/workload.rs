@@ -21,8 +21,6 @@ use crate::meter::{Meter, Summary};
 /// What the workers share.
 pub(super) struct Shared {
     pub(super) meter: RefCell<Meter>,
-    last_answer: Cell<Instant>,
-    longest_gap: Cell<Duration>,
     stopped: Cell<bool>,
 }
 
@@ -30,30 +28,22 @@ impl Shared {
     pub(super) fn new(meter: Meter) -> Self {
         Self {
             meter: RefCell::new(meter),
-            last_answer: Cell::new(Instant::now()),
-            longest_gap: Cell::default(),
             stopped: Cell::new(false),
         }
     }
 
     /// Nobody begins another operation. What was measured, and the longest time without an answer.
     pub(super) fn stop(&self) -> (Summary, Duration) {
-        self.note_gap();
         self.stopped.set(true);
-        (self.meter.borrow().summary(), self.longest_gap.get())
+        let mut meter = self.meter.borrow_mut();
+        meter.stop();
+        (meter.summary(), meter.longest_pause())
     }
 
-    fn answered(&self, latency: Duration) {
+    fn answered(&self, began: Instant) {
         if !self.stopped.get() {
-            self.note_gap();
-            self.meter.borrow_mut().record(latency);
+            self.meter.borrow_mut().answered(began);
         }
-    }
-
-    fn note_gap(&self) {
-        let now = Instant::now();
-        let gap = now - self.last_answer.replace(now);
-        self.longest_gap.set(self.longest_gap.get().max(gap));
     }
 }
 
@@ -97,7 +87,7 @@ impl Worker {
                 tracing::warn!(worker = self.tag, "a worker gives up: {error}");
                 return Err(error);
             }
-            self.shared.answered(began.elapsed());
+            self.shared.answered(began);
             if self.shared.stopped.get() {
                 break;
             }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{ConfigFile, count, primary, run_into_a_closed_pipe, run_with};
+use crate::support::{ConfigFile, Running, count, primary, run_into_a_closed_pipe, run_with};
 
 #[test]
 fn the_store_answers() {
@@ -191,12 +191,35 @@ fn the_bench_measures() {
     for part in [
         "p99.9",
         "errors        0",
+        "longest pause ",
         "CPU an op     client ",
         ", primary ",
     ] {
         assert!(ended.stdout.contains(part), "{part} is not in {ended:?}");
     }
     assert!(ended.stderr.contains("ops/s"), "{ended:?}");
+}
+
+#[test]
+fn a_bench_of_a_group_that_dies_says_so() {
+    let config = ConfigFile::new();
+    let mut replicas = config.group();
+    let args = ["--duration", "4s", "--warm-up", "0s", "--clients", "4"];
+    let mut bench = config.start("bench", &[&args[..], &["--json", "--progress"]].concat());
+    bench.says("ops/s");
+    replicas.iter_mut().for_each(Running::kill);
+    let ended = bench.ended();
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    for part in ["4 of the calls had no answer", "p50       -"] {
+        assert!(ended.stderr.contains(part), "{part} is not in {ended:?}");
+    }
+    let report = ended.json();
+    let pause = report["longest_pause_us"].as_f64().expect("a number");
+    assert!((1e6..4e6).contains(&pause), "{report}");
+    assert!(
+        report["ops"].as_u64() > Some(0) && report["unanswered"] == 4,
+        "{report}"
+    );
 }
 
 #[test]
