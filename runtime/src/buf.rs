@@ -96,6 +96,16 @@ impl BufPool {
         }
     }
 
+    /// As [`take_for`](Self::take_for), for somebody who does not wait: a pooled buffer only if one
+    /// is left for each who does. Else who takes all in every turn would leave them none.
+    pub(crate) fn take_beside(&self, len: usize) -> Option<Buf> {
+        let is_pooled = len <= self.pool.buf_len;
+        if is_pooled && self.available() <= self.pool.waiting.len() {
+            return None;
+        }
+        self.take_for(len)
+    }
+
     /// A buffer to wait in a queue of the kernel until something is received into it.
     pub(crate) fn lend(&self) -> Option<Lent> {
         let buf = self.take()?;

@@ -44,6 +44,7 @@ use futures::channel::oneshot;
 use futures::future::Shared;
 use thiserror::Error;
 
+use crate::current;
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 use crate::runtime::{self, Config, Runtime, yield_now};
@@ -368,7 +369,7 @@ impl Cores {
     /// Waits until all cores have stopped, for which somebody must ask. Gives each core's counters
     /// as of its end.
     ///
-    /// It blocks: do not call it on a core.
+    /// It blocks this thread: do not call it on a core, nor where a runtime has other work.
     ///
     /// # Errors
     /// [`CoresError::Panicked`], of the first core in order whose loop did. All have ended also
@@ -378,6 +379,7 @@ impl Cores {
     }
 
     fn join_all(&mut self) -> Result<Vec<(usize, Metrics)>, CoresError> {
+        current::flush(); // if this thread runs a runtime, they are woken by its ring
         let ended: Vec<_> = self
             .threads
             .drain(..)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::handle::Runnable;
 use crate::inner::Inner;
 use crate::reactor::Unpark;
+use crate::remote::NO_RUNTIME;
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Inner>>> = const { RefCell::new(None) };
@@ -28,6 +29,19 @@ pub(crate) fn with_current<R>(f: impl FnOnce(&Rc<Inner>) -> R) -> R {
 /// Outside a runtime.
 pub(crate) fn current() -> Rc<Inner> {
     with_current(Rc::clone)
+}
+
+/// Its id, or [`NO_RUNTIME`].
+pub(crate) fn id() -> u64 {
+    try_with_current(|inner| inner.id()).unwrap_or(NO_RUNTIME)
+}
+
+/// Submits what the current runtime has started, such as the wakes of peers: this thread is about
+/// to wait for others. Call it when nothing is borrowed.
+pub(crate) fn flush() {
+    if let Some(inner) = try_with_current(Rc::clone) {
+        inner.flush();
+    }
 }
 
 /// Whether it is the one of this id.

@@ -8,7 +8,7 @@ use std::task::Wake;
 
 use crate::current;
 use crate::reactor::Unpark;
-use crate::remote::{Handed, Remote};
+use crate::remote::{Duty, Remote};
 use crate::runtime::spawn;
 
 /// Spawns tasks on a runtime from any thread.
@@ -31,7 +31,8 @@ impl Handle {
     ///
     /// A runtime that sleeps is woken. If this thread runs a runtime on io_uring itself, its ring
     /// does that with its next submission: in this turn of its loop, or when its `block_on`
-    /// returns. So do not block this thread on the outcome.
+    /// returns. So do not block this thread on the outcome. What other threads hand over meanwhile
+    /// does not wait for that.
     ///
     /// # Errors
     /// [`Gone`] when the runtime has shut down; `make` is dropped here. If it shuts down before it
@@ -86,26 +87,26 @@ pub(crate) struct RemoteTasks {
 impl RemoteTasks {
     /// Gives the item back if the runtime is gone.
     fn hand_over(&self, item: Item) -> Option<Item> {
-        match self.remote.hand_over(item) {
-            Handed::Seen => None,
-            Handed::Unpark => {
-                self.unpark();
+        match self.remote.hand_over(item, current::id()) {
+            Ok(duty) => {
+                self.unpark(duty);
                 None
             }
-            Handed::Closed(item) => Some(item),
+            Err(item) => Some(item),
         }
     }
 
     fn notify(&self) {
-        if self.remote.notify() {
-            self.unpark();
-        }
+        self.unpark(self.remote.notify(current::id()));
     }
 
-    /// Ends the owner's sleep: through this thread's own ring if it has one, else by itself.
-    fn unpark(&self) {
-        if !current::unpark_by_current(&self.unparker) {
-            self.unparker.unpark();
+    /// Ends the owner's sleep: through this thread's own ring if it has one and may take its time,
+    /// else by itself.
+    fn unpark(&self, duty: Duty) {
+        match duty {
+            Duty::Nothing => {}
+            Duty::Unpark if current::unpark_by_current(&self.unparker) => {}
+            Duty::Unpark | Duty::UnparkNow => self.unparker.unpark(),
         }
     }
 }

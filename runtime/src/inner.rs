@@ -79,6 +79,9 @@ const SHUTDOWN_LOOKS: u32 = 10_000;
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Inner {
+    /// A socket whose runs wait for room keeps no more of their buffers from others.
+    pub(crate) const RUNS_OF_A_SOCKET: usize = RUNS_IN_FLIGHT / LINE_PART;
+
     pub(crate) fn new(reactor: impl Reactor + 'static, mut config: Config) -> Rc<Self> {
         config.poll_budget = config.poll_budget.max(1);
         config.send_buffers = config.send_buffers.max(1);

@@ -56,6 +56,10 @@ impl Waiters {
         self.entries.borrow().is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.entries.borrow().len()
+    }
+
     /// Adds to `wakers` everybody who wants no more than `there`. Wake them when nothing is
     /// borrowed.
     pub(crate) fn take(&self, there: usize, wakers: &mut impl Extend<Waker>) {

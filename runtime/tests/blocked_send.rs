@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use viewring_runtime::net::{UdpOptions, UdpSocket};
-use viewring_runtime::time::{Instant, sleep, timeout};
+use viewring_runtime::time::{Instant, sleep, sleep_until, timeout};
 use viewring_runtime::{Config, Runtime, Uring, metrics, yield_now};
 
 /// On the other end of it there is nobody.
@@ -61,6 +61,36 @@ fn sends_of_a_socket_that_is_closing_are_tried_again_after_a_bind() {
 fn sends_without_room_leave_buffers_for_other_sockets() {
     let name = "sends_without_room_leave_buffers_for_other_sockets";
     network::of_its_own(name, LINK, beside_a_flood);
+}
+
+#[test]
+fn runs_without_room_leave_run_buffers_for_other_sockets() {
+    let name = "runs_without_room_leave_run_buffers_for_other_sockets";
+    network::of_its_own(name, LINK, beside_a_flood_of_runs);
+}
+
+fn beside_a_flood_of_runs() {
+    let absent: SocketAddr = "10.99.0.82:9".parse().expect("an address");
+    Runtime::new(Uring::new().expect("a ring"), Config::default()).block_on(async {
+        let any = "0.0.0.0:0".parse().expect("an address");
+        let options = UdpOptions {
+            kernel_send_bytes: Some(1),
+            ..UdpOptions::default()
+        };
+        let flooding = UdpSocket::bind_with(any, &options).expect("a socket");
+        let other = UdpSocket::bind(any).expect("a socket");
+        let mut posted = 0;
+        while let Some(mut run) = flooding.take_run_buf(absent) {
+            run.set_len(10_000);
+            let is_posted = flooding.post_run_to(run.share(), 1_000, absent);
+            is_posted.expect("there is room");
+            posted += 1;
+        }
+        sleep(Duration::from_millis(2)).await;
+        let free: Vec<_> = std::iter::from_fn(|| other.take_run_buf(absent)).collect();
+        let (free, all) = (free.len(), free.len() + posted);
+        assert!(free > 2 * posted, "{free} of {all} are free");
+    });
 }
 
 /// Few buffers, all of them posted to an absent peer, again and again, by a socket with room for
@@ -157,6 +187,13 @@ fn given_up_in_line() {
 }
 
 fn after_a_bind() {
+    // Whether the loop sleeps between two attempts or is busy.
+    for is_busy in [false, true] {
+        tried_again_after_a_bind(is_busy);
+    }
+}
+
+fn tried_again_after_a_bind(is_busy: bool) {
     let absent = "10.99.0.80:9".parse().expect("an address");
     Runtime::new(Uring::new().expect("a ring"), Config::default()).block_on(async {
         let any = "0.0.0.0:0".parse().expect("an address");
@@ -174,8 +211,11 @@ fn after_a_bind() {
         let enters = || metrics().reactor("enters");
         thread::sleep(Duration::from_millis(3)); // it is time to try them again
         UdpSocket::bind(addr).expect_err("they are stuck");
-        let before = enters();
-        sleep(Duration::from_millis(100)).await;
+        let (before, until) = (enters(), Instant::now() + Duration::from_millis(100));
+        while is_busy && Instant::now() < until {
+            yield_now().await;
+        }
+        sleep_until(until).await;
         let tried = enters() - before;
         assert!(tried > 20, "they are tried {tried} times in 100 ms");
     });

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use viewring_runtime::cores::{self, Builder, Cores, CoresError};
 use viewring_runtime::time::sleep;
-use viewring_runtime::{SetupError, UringConfig, metrics};
+use viewring_runtime::{Config, Runtime, SetupError, Uring, UringConfig, metrics};
 
 /// Three cores, which need not exist.
 fn three() -> Builder {
@@ -212,4 +212,21 @@ fn the_panic_of_a_core_is_reported_and_stops_the_others() {
         panic!("another error: {error}")
     };
     assert_eq!(message, "a core's end");
+}
+
+/// They are woken by the ring of the runtime that this thread runs, which does not turn any more.
+#[test]
+fn cores_that_sleep_are_stopped_by_a_runtime_that_drops_them() {
+    let (done, is_done) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = Runtime::new(Uring::new().expect("a ring"), Config::default());
+        runtime.block_on(async {
+            let cores = three().start().expect("started");
+            std::thread::sleep(Duration::from_millis(50)); // they sleep by now
+            drop(cores);
+        });
+        done.send(()).expect("somebody waits");
+    });
+    let stopped = is_done.recv_timeout(Duration::from_secs(20));
+    stopped.expect("they have stopped");
 }

@@ -290,3 +290,30 @@ fn channels_of_the_futures_crate_work_here() {
         assert_eq!(*lock.lock().await, 10);
     });
 }
+
+/// A runtime sleeps. Another one wakes it with its next submission, before which it computes.
+#[test]
+fn a_wake_that_is_not_submitted_yet_holds_up_no_other() {
+    const COMPUTES: Duration = Duration::from_secs(2);
+    let sleeper = Peer::start();
+    let (computes, busy) = (sleeper.handle.clone(), Peer::start());
+    thread::sleep(Duration::from_millis(50)); // both sleep by now
+    let (tell, told) = std_mpsc::channel();
+    let handed = busy.handle.spawn_on(move || async move {
+        let handed = computes.spawn_on(|| async {});
+        handed.expect("it is there");
+        tell.send(()).expect("somebody listens");
+        thread::sleep(COMPUTES);
+    });
+    handed.expect("it is there");
+    told.recv().expect("it computes");
+    let (tell, told) = std_mpsc::channel();
+    let handed = sleeper
+        .handle
+        .spawn_on(move || async move { tell.send(()).expect("somebody listens") });
+    handed.expect("it is there");
+    let ran = told.recv_timeout(COMPUTES / 2);
+    ran.expect("the sleeper was woken");
+    busy.stop();
+    sleeper.stop();
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use viewring_runtime::net::UdpSocket;
 use viewring_runtime::time::{sleep, timeout};
-use viewring_runtime::{Config, Runtime, Uring, metrics};
+use viewring_runtime::{Config, Runtime, Uring, metrics, spawn, yield_now};
 
 fn localhost() -> SocketAddr {
     "127.0.0.1:0".parse().expect("an address")
@@ -60,6 +60,36 @@ fn who_waits_for_a_send_buffer_gets_it_from_a_post() {
             let sent = timeout(Duration::from_secs(5), socket.send_to(b"awaited", nobody)).await;
             sent.expect("its buffer came back").expect("no error");
         }
+    });
+}
+
+#[test]
+fn who_waits_for_a_send_buffer_gets_it_beside_one_who_takes_all_in_every_turn() {
+    let config = Config {
+        send_buffers: 4,
+        ..Config::default()
+    };
+    Runtime::new(Uring::new().expect("a ring"), config).block_on(async {
+        let nobody = UdpSocket::bind(localhost()).expect("a socket").local_addr();
+        let takes_all = spawn(async move {
+            let socket = UdpSocket::bind(localhost()).expect("a socket");
+            loop {
+                while let Some(mut buf) = socket.take_buf(8) {
+                    buf.put_slice(b"posted");
+                    socket.post_to(buf.share(), nobody).expect("there is room");
+                }
+                yield_now().await;
+            }
+        });
+        yield_now().await;
+        let waits = spawn(async move {
+            let socket = UdpSocket::bind(localhost()).expect("a socket");
+            let sent = socket.send_to(b"awaited", nobody);
+            timeout(Duration::from_secs(5), sent).await
+        });
+        let sent = waits.await.expect("no panic");
+        sent.expect("it got a buffer").expect("no error");
+        takes_all.abort();
     });
 }
 

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::udp::Sender;
-use crate::buf::SharedBuf;
+use crate::buf::{Buf, SharedBuf};
 use crate::inner::Inner;
 use crate::ops::Sink;
 use crate::reactor::{Op, Outcome, SocketId};
@@ -34,6 +34,7 @@ pub(super) struct Runs {
     socket: Cell<Option<SocketId>>,
     /// Who has no runs, and until when; those come first whose rest ends first.
     resting: RefCell<Vec<(SocketAddr, Instant)>>,
+    in_flight: Cell<usize>,
     /// Kept to be used again: as many as were in flight at once.
     free: RefCell<Vec<Rc<Run>>>,
 }
@@ -58,6 +59,7 @@ impl Runs {
             sender: Rc::clone(sender),
             socket: Cell::new(Some(socket)),
             resting: RefCell::default(),
+            in_flight: Cell::new(0),
             free: RefCell::default(),
         })
     }
@@ -76,6 +78,12 @@ impl Runs {
             .any(|&(peer, until)| peer == to && now < until)
     }
 
+    /// A buffer for one more, if there is a free one for this socket.
+    pub(super) fn take_buf(&self) -> Option<Buf> {
+        let has_its_part = self.in_flight.get() >= Inner::RUNS_OF_A_SOCKET;
+        (!has_its_part).then(|| self.runtime.run_bufs().take())?
+    }
+
     /// Sends a run of which nobody but the counters hears; the sender has admitted it.
     ///
     /// # Panics
@@ -88,6 +96,7 @@ impl Runs {
         to: SocketAddr,
     ) {
         let unawaited = payload.is_of(self.runtime.run_bufs());
+        self.in_flight.set(self.in_flight.get() + 1);
         let run = self.free.borrow_mut().pop().unwrap_or_default();
         run.in_flight.set(Some(InFlight {
             runs: Rc::clone(self),
@@ -144,6 +153,7 @@ impl Sink for Run {
     fn complete(self: Rc<Self>, result: io::Result<Outcome>, more: bool) {
         let run = self.in_flight.take().expect("it is told once for each run");
         let runs = Rc::clone(&run.runs);
+        runs.in_flight.set(runs.in_flight.get() - 1);
         runs.free.borrow_mut().push(self);
         let error = result.as_ref().err().and_then(io::Error::raw_os_error);
         let is_refused = matches!(error, Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE));

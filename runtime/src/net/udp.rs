@@ -36,7 +36,7 @@ pub struct UdpOptions {
     /// How many sends may be in flight before [`post_to`](UdpSocket::post_to) refuses. When so many
     /// of the socket's sends wait for room in the kernel's buffer as are a quarter of
     /// [`Config::send_buffers`](crate::Config::send_buffers), a posted one is refused, too: what is
-    /// stale keeps no buffer from other sockets.
+    /// stale in one socket does not take all buffers from the others.
     pub sends_in_flight: usize,
     /// The kernel's receive buffer in bytes (`SO_RCVBUF`). More than its maximum
     /// (`net.core.rmem_max`) takes `CAP_NET_ADMIN`; others get that, and a warning is logged, once.
@@ -342,9 +342,10 @@ impl UdpSocket {
         )
     }
 
-    /// An empty send buffer for at least `len` bytes; `None` when all are in flight.
+    /// An empty send buffer for at least `len` bytes; `None` when all are in flight, or awaited by
+    /// sends that were here first.
     pub fn take_buf(&self, len: usize) -> Option<Buf> {
-        self.runtime.send_bufs().take_for(len)
+        self.runtime.send_bufs().take_beside(len)
     }
 
     /// Queues a send and forgets it: it goes out with the next turn of the loop, whatever happens
@@ -373,12 +374,13 @@ impl UdpSocket {
     }
 
     /// An empty buffer for a [run](Self::post_run_to) to `to`; `None` when all are in flight, or
-    /// when a run did not get to that peer a while ago. Then send datagrams one by one.
+    /// this socket's part of them, a quarter, or when a run did not get to that peer a while ago.
+    /// Then send datagrams one by one.
     pub fn take_run_buf(&self, to: SocketAddr) -> Option<Buf> {
         if self.runs.is_resting(to) {
             return None;
         }
-        self.runtime.run_bufs().take()
+        self.runs.take_buf()
     }
 
     /// Like [`post_to`](Self::post_to) for each `segment` bytes of `payload`, the last time perhaps

@@ -102,8 +102,8 @@ pub struct Uring {
     unawaited: u32,
     /// Sends that found no room.
     waiting: Waiting,
-    /// When those of them that were called are tried again. In a sleep the timer is armed for it,
-    /// or for something earlier.
+    /// When those of them that were called are tried again. The timer is armed for it, or for
+    /// something earlier, whenever completions have been reaped.
     retry_at: Option<Instant>,
     /// Everything is being cancelled: nothing begins any more.
     is_draining: bool,
@@ -328,6 +328,7 @@ impl Uring {
         let mut early = mem::take(&mut self.early);
         self.dispatch_reaped(&mut early);
         self.early = early;
+        self.retry_sends();
         Ok(())
     }
 
@@ -548,9 +549,6 @@ impl Reactor for Uring {
         };
         if sleep && let Some(deadline) = self.wake_up_at(wait, expected) {
             self.arm_timer(deadline);
-        }
-        if sleep && let Some(retry_at) = self.retry_at {
-            self.arm_timer(retry_at); // what it was armed for may have been reaped outside a turn
         }
         self.ring.enter(if sleep { 1 + expected } else { 0 })?;
         self.dispatch_reaped(completions);

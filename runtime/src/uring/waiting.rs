@@ -5,7 +5,8 @@
 //! long as that keeps the buffer more than half full. So who found no room stands in line here, and
 //! who comes later behind it. Only the first few are *called*: handed to the kernel, to wait there.
 //! When all of them are out, the next ones are. A send is overtaken by those who were called with
-//! it, and by no others.
+//! it, and by those who came while nobody knew yet that it had found no room, since so many were
+//! tried at once; and by no others.
 
 use std::collections::VecDeque;
 
