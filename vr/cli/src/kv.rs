@@ -26,17 +26,20 @@ Examples:
   viewring kv --config cluster.toml put page - < page.html
   viewring kv --config cluster.toml get colour
   viewring kv --config cluster.toml get colour --consistency local
+  viewring kv --config cluster.toml get page --raw > page.html
   viewring kv --config cluster.toml cas colour --expect green blue
   viewring kv --config cluster.toml scan user/ | head
 
-Keys and values are bytes, and printed as they are. Exit code 1: get found no such key, cas did not
-swap. Exit code 3: no answer in time; what put, delete or cas did is then unknown.")]
+Keys and values are bytes, and printed as they are. A key has at most 1 KiB, a value at most 15 KiB.
+Exit code 1: get found no such key, cas did not swap. Exit code 3: no answer in time; what put,
+delete or cas did is then unknown.")]
 pub(crate) struct Args {
     /// Describes the group.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", env = "VIEWRING_CONFIG", global = true)]
+    config: Option<PathBuf>,
     /// How long to wait for the group.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_positive)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_positive,
+          global = true)]
     timeout: Duration,
     #[command(subcommand)]
     action: Action,
@@ -47,11 +50,16 @@ enum Action {
     /// Print the value of a key, bare, and a newline.
     Get {
         key: OsString,
+        /// Print the value and nothing else, no newline.
+        #[arg(long)]
+        raw: bool,
         /// How fresh the answer must be.
         #[arg(long, value_enum, default_value = "read-index")]
         consistency: Consistency,
     },
     /// Make a key hold a value.
+    ///
+    /// A key has at most 1 KiB, a value at most 15 KiB.
     Put {
         key: OsString,
         /// The value; `-` reads it from stdin, to the last byte.
@@ -85,7 +93,10 @@ enum Action {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
-    let settings = Settings::load(&args.config)?;
+    let config = args.config.as_ref().ok_or_else(|| {
+        Failure::usage("which group: add --config <FILE>, or set VIEWRING_CONFIG")
+    })?;
+    let settings = Settings::load(config)?;
     let request = Request::of(&args.action)?;
     exit::block_on(ask(&settings, &request, args.timeout))
 }
@@ -98,7 +109,7 @@ enum Request {
 
 /// What only looks: it needs no session, and is no entry in the log.
 enum Question {
-    Get { key: Vec<u8> },
+    Get { key: Vec<u8>, raw: bool },
     Scan { prefix: Vec<u8>, limit: u64 },
 }
 
@@ -122,8 +133,12 @@ impl Request {
         Ok(match action {
             Action::Get {
                 key: k,
+                raw,
                 consistency,
-            } => Self::Read(*consistency, Question::Get { key: key(k)? }),
+            } => {
+                let (key, raw) = (key(k)?, *raw);
+                Self::Read(*consistency, Question::Get { key, raw })
+            }
             Action::Scan {
                 prefix,
                 limit,
@@ -246,11 +261,13 @@ impl From<Failure> for Stopped {
 
 async fn look(kv: &KvReader, question: &Question) -> Result<Exit, Stopped> {
     match question {
-        Question::Get { key } => {
+        Question::Get { key, raw } => {
             let Some(mut value) = kv.get(key).await? else {
                 return Err(Failure::new(Exit::Negative, "there is no such key").into());
             };
-            value.push(b'\n');
+            if !raw {
+                value.push(b'\n');
+            }
             output::write(&value)?;
         }
         Question::Scan { prefix, limit } => scan(kv, prefix, *limit).await?,
@@ -299,4 +316,24 @@ async fn scan(kv: &KvReader, prefix: &[u8], limit: u64) -> Result<(), Stopped> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use crate::Program;
+
+    use super::*;
+
+    #[test]
+    fn the_help_tells_the_limits() {
+        let [key, value] = [KEY_BYTES_MAX, VALUE_BYTES_MAX].map(|bytes| bytes / 1024);
+        let limits = format!("A key has at most {key} KiB, a value at most {value} KiB.");
+        let mut program = Program::command();
+        let kv = program.find_subcommand_mut("kv").expect("there is one");
+        assert!(kv.render_long_help().to_string().contains(&limits));
+        let put = kv.find_subcommand_mut("put").expect("there is one");
+        assert!(put.render_long_help().to_string().contains(&limits));
+    }
 }

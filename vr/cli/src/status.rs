@@ -33,7 +33,7 @@ replica is; or the watch was ended. Exit code 3: that is not so, and without --a
 serve.")]
 pub(crate) struct Args {
     /// Describes the group.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "VIEWRING_CONFIG")]
     config: PathBuf,
     /// How long to wait for the replicas.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_positive)]

@@ -57,7 +57,7 @@ Ctrl-c ends it early, with the result so far. Exit code 3: the group did not ans
 end: calls were left unknown.")]
 pub(crate) struct Args {
     /// Describes the group.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "VIEWRING_CONFIG")]
     config: PathBuf,
     /// What the clients speak. Other than viewring, the file has to be one of specpaxos.
     #[arg(long, value_enum, default_value = "viewring")]

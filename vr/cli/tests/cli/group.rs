@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use crate::support::{ConfigFile, Running, count, primary, run_into_a_closed_pipe, run_with};
+use crate::support::{
+    ConfigFile, Ended, Running, count, primary, run, run_into_a_closed_pipe, run_with, viewring,
+};
 
 #[test]
 fn the_store_answers() {
@@ -23,6 +25,22 @@ fn the_store_answers() {
     let put = ["kv", "--config", config.path(), "put", "bytes", "-"];
     run_with(b"two\nlines\n", &put).prints("");
     kv(&["get", "bytes"]).prints("two\nlines\n\n");
+    kv(&["get", "bytes", "--raw"]).prints("two\nlines\n");
+
+    // Where the group is may be said behind the operation, and in the environment.
+    let config_is = ["--config", config.path(), "--timeout", "4s"];
+    let behind = |action: &[&str]| run(&[&["kv"], action, &config_is[..]].concat());
+    behind(&["put", "low", "-5"]).prints("");
+    behind(&["cas", "low", "--expect", "-5", "-6"]).prints("");
+    behind(&["get", "low"]).prints("-6\n");
+    behind(&["delete", "low"]).prints("");
+    for (args, code) in [(&["kv", "get", "low"][..], 1), (&["status"], 0)] {
+        let mut command = viewring(args);
+        command.env("VIEWRING_CONFIG", config.path());
+        let ended = Ended::of(command.output().expect("the program runs"));
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+    }
+    run(&["kv", "get", "low"]).complains(2, &["--config <FILE>", "VIEWRING_CONFIG"]);
 
     // More than one page, read to the end, to a limit, and not at all.
     let long = "v".repeat(15 * 1024);

@@ -21,6 +21,7 @@ pub(crate) fn viewring(args: &[&str]) -> Command {
     command
         .args(args)
         .env_remove("RUST_LOG")
+        .env_remove("VIEWRING_CONFIG")
         .stdin(Stdio::null());
     command
 }
