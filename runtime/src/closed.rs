@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::buf::BufPool;
@@ -60,6 +61,14 @@ impl Reactor for Closed {
     }
 
     fn close_file(&mut self, _: FileId) {}
+
+    fn lock_file(&mut self, _: FileId) -> io::Result<()> {
+        Err(io::Error::other(Gone))
+    }
+
+    fn make_directory(&mut self, _: &Path) -> io::Result<()> {
+        Err(io::Error::other(Gone))
+    }
 
     fn start(&mut self, _: OpKey, op: Op) {
         drop(op); // it never completes: whoever waits for it is told that the runtime is gone

@@ -199,11 +199,22 @@ impl File {
         };
         let file = Self::open_with(path, &options).await?;
         file.sync_all().await?;
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        sync_dir(parent.unwrap_or(Path::new("."))).await?;
+        sync_dir(parent_of(path)).await?;
         Ok(file)
+    }
+
+    /// Locks it until it is closed or its process has ended: no lock outlives that. Nobody else who
+    /// opens the file can lock it meanwhile, in this process or another; to read and write it they
+    /// need no lock. flock(2). In a simulated world a disk is of one node, and every file free.
+    ///
+    /// It asks the kernel and does not wait for the ring: for the start of a program.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock): somebody else has it. One whose process has ended
+    /// with operations in flight may have it for some milliseconds more. What else flock(2) says,
+    /// and [`Gone`](crate::Gone).
+    pub fn try_lock(&self) -> io::Result<()> {
+        self.shared.try_lock()
     }
 
     /// How it was called when it was opened.
@@ -550,6 +561,44 @@ pub async fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
     };
     let directory = File::open_with(path, &options).await?;
     directory.sync_all().await
+}
+
+/// Makes the directory at `path`, and those above it that are missing, whose names are durable when
+/// this returns. If it is there nothing is made, nor synced.
+///
+/// It waits for the kernel, and not through the ring: for the start of a program.
+///
+/// # Cancel safety
+/// Some of them may have been made.
+///
+/// # Errors
+/// What mkdir(2) says, with the path, and as for [`sync_dir`].
+///
+/// # Panics
+/// Outside a runtime.
+pub async fn create_dir_durable(path: impl AsRef<Path>) -> io::Result<()> {
+    let mut missing = vec![path.as_ref()];
+    while let Some(&path) = missing.last() {
+        let made = current().reactor().make_directory(path);
+        match (made, parent_of(path)) {
+            (Ok(()), parent) => sync_dir(parent).await?,
+            (Err(error), _) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            (Err(error), parent) if error.kind() == io::ErrorKind::NotFound && parent != path => {
+                missing.push(parent);
+                continue;
+            }
+            (Err(error), _) => return Err(with_path(error, path)),
+        }
+        missing.pop();
+    }
+    Ok(())
+}
+
+/// The directory that has the name of `path`.
+fn parent_of(path: &Path) -> &Path {
+    let parent = path.parent();
+    let named = parent.filter(|parent| !parent.as_os_str().is_empty());
+    named.unwrap_or(Path::new("."))
 }
 
 /// A copy of what is to be written.

@@ -18,6 +18,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::buf::{Buf, BufPool, SharedBuf};
@@ -279,6 +280,20 @@ pub trait Reactor: fmt::Debug {
     /// Lets go of `file`, opened or not: it is closed, without waiting, when its last operation is
     /// final, and its name means nothing from now on.
     fn close_file(&mut self, file: FileId);
+
+    /// Locks an open file, at once or not at all, until it is closed; flock(2). Where nobody else
+    /// can open the file there is nothing to do.
+    ///
+    /// # Errors
+    /// `EWOULDBLOCK`: it was opened once more, here or elsewhere, and is locked there.
+    fn lock_file(&mut self, file: FileId) -> io::Result<()>;
+
+    /// Makes a directory, and waits for it; mkdir(2). Where directories need not be made there is
+    /// always one.
+    ///
+    /// # Errors
+    /// What mkdir(2) says: there is one, its parent is not found …
+    fn make_directory(&mut self, path: &Path) -> io::Result<()>;
 
     /// Starts an operation: it is submitted by the next [`turn`](Self::turn) at the latest, and
     /// completes in a turn, never within this call. A full queue delays it and loses nothing.

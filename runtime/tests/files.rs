@@ -10,7 +10,7 @@ use std::rc::Rc;
 use futures::FutureExt;
 use futures::future::join_all;
 use viewring_runtime::buf::{Buf, BufPool, SharedBuf};
-use viewring_runtime::fs::{File, OpenOptions, sync_dir};
+use viewring_runtime::fs::{File, OpenOptions, create_dir_durable, sync_dir};
 use viewring_runtime::{metrics, spawn, yield_now};
 
 use self::conformance::drained;
@@ -43,6 +43,8 @@ bodies! {
     a_file_is_closed_when_its_last_operation_has_ended
     an_open_that_is_dropped_leaves_nothing_open
     a_directory_can_be_synced
+    directories_are_made_as_deep_as_they_are_missing
+    a_file_can_be_locked_again_when_it_was_closed
 }
 
 /// A folder that is gone with its owner. A simulated node has folders for free.
@@ -199,6 +201,59 @@ async fn a_whole_file_is_read_whatever_its_length() {
         let whole = file.read_to_end().await.expect("read");
         assert!(whole == bytes(len), "{len} bytes");
     }
+}
+
+async fn directories_are_made_as_deep_as_they_are_missing() {
+    let folder = Folder::new("deep");
+    let deep = folder.path("one").join("two").join("three");
+    for _ in 0..2 {
+        create_dir_durable(&deep).await.expect("made, or there");
+    }
+    let file = File::create_durable(deep.join("file")).await;
+    drop(file.expect("its directory is there"));
+}
+
+async fn a_file_can_be_locked_again_when_it_was_closed() {
+    let folder = Folder::new("locked");
+    for _ in 0..2 {
+        let file = folder.file().await;
+        file.try_lock().expect("it is free");
+        file.try_lock().expect("it is ours");
+        drop(file);
+        open_files(0).await;
+    }
+}
+
+/// Waits until so many are open.
+async fn open_files(count: u64) {
+    while metrics().reactor("files_open") > count {
+        yield_now().await;
+    }
+}
+
+#[test]
+fn a_file_that_was_opened_once_more_is_locked_by_one_of_both() {
+    conformance::on_uring("locks", || async {
+        let folder = Folder::new("locks");
+        let (one, other) = (folder.file().await, folder.file().await);
+        one.try_lock().expect("it is free");
+        let error = other.try_lock().expect_err("it is not");
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        drop(one);
+        open_files(1).await;
+        other.try_lock().expect("it is free");
+    });
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
+    conformance::on_uring("no directory", || async {
+        let folder = Folder::new("no-directory");
+        drop(folder.file().await);
+        let error = create_dir_durable(folder.path("file").join("below")).await;
+        let error = error.expect_err("a file has nothing below it");
+        assert!(error.to_string().contains("below"), "{error}");
+    });
 }
 
 #[test]

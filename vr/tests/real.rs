@@ -152,6 +152,31 @@ fn who_all_lost_their_memory_say_so() {
     .expect("a ring");
 }
 
+#[test]
+fn a_data_directory_is_made_and_serves_one_replica_at_a_time() {
+    block_on(async {
+        let folder = Folder::new("one-at-a-time");
+        let data = folder.0.join("not").join("yet");
+        let bind = |port| {
+            let config = NodeConfig {
+                data: Some(data.clone()),
+                ..NodeConfig::new(7, ReplicaId(0), addresses(port, 1))
+            };
+            Node::bind(config, Counter::default())
+        };
+        let first = bind(21_160).await.expect("it is made");
+        let error = bind(21_161).await.expect_err("it is in use");
+        let expected = format!(
+            "{} is in use by another process",
+            data.join("view").display()
+        );
+        assert_eq!(error.to_string(), expected);
+        drop(first);
+        bind(21_161).await.expect("it is free");
+    })
+    .expect("a ring");
+}
+
 fn count(result: &[u8]) -> u64 {
     u64::from_le_bytes(result.try_into().expect("eight bytes"))
 }

@@ -85,6 +85,10 @@ impl Shared {
         &self.path
     }
 
+    pub(super) fn try_lock(&self) -> io::Result<()> {
+        self.runtime.reactor().lock_file(self.id)
+    }
+
     /// Waits until a write may start.
     pub(super) fn admit(&self) -> Admission<'_> {
         self.admission(false)

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -88,6 +89,16 @@ impl Reactor for SimReactor {
 
     fn close_file(&mut self, file: FileId) {
         self.core.borrow_mut().node(self.node).files.close(file);
+    }
+
+    /// A node's disk is its own: who else might open the file died with the life before.
+    fn lock_file(&mut self, _: FileId) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// A disk has every directory.
+    fn make_directory(&mut self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 
     fn start(&mut self, key: OpKey, op: Op) {

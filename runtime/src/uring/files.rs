@@ -58,6 +58,15 @@ impl Files {
         Ok(Outcome::Done)
     }
 
+    /// Locks the file as long as any descriptor of this opening of it is open; flock(2).
+    pub(super) fn lock(&self, id: FileId) -> io::Result<()> {
+        let entry = &self.entries[id.0 as usize];
+        let fd = entry.fd.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
+        // The copy's end does not end the lock: that is of what both descriptors stand for.
+        let copy = std::fs::File::from(fd.try_clone()?);
+        copy.try_lock().map_err(io::Error::from)
+    }
+
     /// The completion of a close. Whatever it says, the descriptor is gone; close(2).
     pub(super) fn closed(&mut self, result: io::Result<usize>) {
         self.closing -= 1;

@@ -37,6 +37,7 @@ use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -460,6 +461,14 @@ impl Reactor for Uring {
     fn close_file(&mut self, file: FileId) {
         let unused = self.files.close(file);
         self.close_descriptor(unused);
+    }
+
+    fn lock_file(&mut self, file: FileId) -> io::Result<()> {
+        self.files.lock(file)
+    }
+
+    fn make_directory(&mut self, path: &Path) -> io::Result<()> {
+        std::fs::create_dir(path)
     }
 
     fn start(&mut self, key: OpKey, op: Op) {

@@ -42,10 +42,12 @@ use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use thiserror::Error;
 use viewring_protocol::{Configuration, Incarnation, Record, ReplicaId, View};
-use viewring_runtime::fs::File;
+use viewring_runtime::fs::{File, create_dir_durable};
+use viewring_runtime::time::{Instant, sleep};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Whose file it is.
@@ -76,6 +78,9 @@ pub enum ViewFileError {
         /// Why.
         error: io::Error,
     },
+    /// Somebody has it open: another replica, or an earlier life of this one that has not ended.
+    #[error("{} is in use by another process", .0.display())]
+    InUse(PathBuf),
     /// Both slots are damaged, which no crash does.
     #[error(
         "{} is damaged: what this replica has promised is lost, and it must not take part. Start \
@@ -99,6 +104,20 @@ pub enum ViewFileError {
         /// How many replicas there are in its group.
         replicas: u8,
     },
+    /// This replica has written it, in another cluster.
+    #[error(
+        "{} is of cluster {cluster}, and this configuration is of cluster {ours}: was it made \
+         anew?",
+        path.display()
+    )]
+    OfAnotherCluster {
+        /// The file.
+        path: PathBuf,
+        /// Its cluster.
+        cluster: u64,
+        /// That of the configuration.
+        ours: u64,
+    },
     /// It is of a version that this program does not know.
     #[error("{} is of version {version}, which a newer program has written", path.display())]
     Version {
@@ -114,6 +133,7 @@ pub enum ViewFileError {
 enum Fault {
     Damaged,
     OfAnother { cluster: u64, id: u8, replicas: u8 },
+    OfAnotherCluster { cluster: u64, ours: u64 },
     Version(u32),
 }
 
@@ -122,10 +142,12 @@ const CHECKSUM_AT: usize = SLOT - 8;
 const MAGIC: &[u8; 8] = b"VIEWRING";
 const VERSION: u32 = 1;
 const NAME: &str = "view";
+/// How long a file that is in use is tried again: a ring that died keeps its files for some 50 ms.
+const LOCK_FOR: Duration = Duration::from_secs(1);
 
 impl ViewFile {
-    /// Opens the view file in `dir`, made if there is none, and reads what it holds: that is
-    /// durable then.
+    /// Opens the view file in `dir`, both made if there is none, and reads what it holds: that is
+    /// durable then. Nobody else can open it so while this lives.
     ///
     /// # Cancel safety
     /// Dropping it closes the file, which holds what it held.
@@ -138,7 +160,20 @@ impl ViewFile {
             path: path.clone(),
             error,
         };
-        let file = File::create_durable(&path).await.map_err(failed)?;
+        let file = match File::create_durable(&path).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create_dir_durable(dir).await.map_err(failed)?;
+                File::create_durable(&path).await
+            }
+            created => created,
+        };
+        let file = file.map_err(failed)?;
+        match lock(&file).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(ViewFileError::InUse(path));
+            }
+            locked => locked.map_err(failed)?,
+        }
         let mut bytes = Vec::new();
         let mut slot = [0; SLOT];
         while bytes.len() < 2 * SLOT {
@@ -187,6 +222,21 @@ impl ViewFile {
     }
 }
 
+/// Two lives that write one file would each spoil what the other has promised.
+async fn lock(file: &File) -> io::Result<()> {
+    let give_up_at = Instant::now() + LOCK_FOR;
+    loop {
+        match file.try_lock() {
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < give_up_at =>
+            {
+                sleep(Duration::from_millis(20)).await;
+            }
+            locked => return locked,
+        }
+    }
+}
+
 impl Fault {
     fn at(self, path: PathBuf) -> ViewFileError {
         match self {
@@ -200,6 +250,11 @@ impl Fault {
                 cluster,
                 id,
                 replicas,
+            },
+            Self::OfAnotherCluster { cluster, ours } => ViewFileError::OfAnotherCluster {
+                path,
+                cluster,
+                ours,
             },
             Self::Version(version) => ViewFileError::Version { path, version },
         }
@@ -282,8 +337,12 @@ fn decode_slot(slot: &[u8], owner: Owner) -> Result<(Record, u64), Fault> {
         return Err(Fault::Version(version));
     }
     let cluster = number(24)?;
-    let written_by = (cluster, ReplicaId(id), replicas);
-    if written_by != (owner.cluster, owner.id, owner.group.replica_count()) {
+    if (ReplicaId(id), replicas) == (owner.id, owner.group.replica_count()) {
+        if cluster != owner.cluster {
+            let ours = owner.cluster;
+            return Err(Fault::OfAnotherCluster { cluster, ours });
+        }
+    } else {
         return Err(Fault::OfAnother {
             cluster,
             id,
@@ -313,9 +372,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::cell::Cell;
-    use std::time::Duration;
     use viewring_runtime::sim::{NodeId, World};
-    use viewring_runtime::time::sleep;
 
     fn owner() -> Owner {
         Owner {
@@ -382,10 +439,6 @@ mod tests {
     fn the_file_of_another_is_an_error() {
         for other in [
             Owner {
-                cluster: 8,
-                ..owner()
-            },
-            Owner {
                 id: ReplicaId(2),
                 ..owner()
             },
@@ -399,6 +452,16 @@ mod tests {
             let expected = "d/view is of replica 1 of 3 in cluster 7";
             assert!(text.starts_with(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn the_file_of_another_cluster_asks_whether_the_configuration_is_new() {
+        let cluster = 8;
+        let fault = decode(&slot(4, 9), Owner { cluster, ..owner() });
+        let text = fault.expect_err("not theirs").at("d/view".into());
+        let expected = "d/view is of cluster 7, and this configuration is of cluster 8: was it \
+                        made anew?";
+        assert_eq!(text.to_string(), expected);
     }
 
     #[test]

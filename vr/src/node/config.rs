@@ -51,9 +51,9 @@ pub struct NodeConfig {
     /// Leases; None: a [`Lease`](viewring_protocol::ReadConsistency::Lease) read asks the backups,
     /// as a [`ReadIndex`](viewring_protocol::ReadConsistency::ReadIndex) read does.
     pub lease: Option<LeaseConfig>,
-    /// A directory of this replica's own, for what it must not forget: with it, a replica that was
-    /// stopped comes back, and recovers from the others. Without it, one that is restarted takes
-    /// part in nothing.
+    /// A directory of this replica's own, made if there is none, for what it must not forget: with
+    /// it, a replica that was stopped comes back, and recovers from the others. Without it, one
+    /// that is restarted takes part in nothing.
     pub data: Option<PathBuf>,
 }
 
