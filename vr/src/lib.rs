@@ -18,13 +18,13 @@
 //!     }
 //! }
 //!
-//! # viewring_runtime::block_on(async {
+//! # viewring::runtime::block_on(async {
 //! // Three replicas on one core, to begin with. Usually each has a machine of its own.
 //! let replicas: Vec<_> = (0..3).map(|i| ([127, 0, 0, 1], 7300 + i).into()).collect();
 //! for id in 0..3 {
 //!     let config = NodeConfig::new(1, ReplicaId(id), replicas.clone());
 //!     let mut node = Node::bind(config, Counter::default()).await?;
-//!     viewring_runtime::spawn(async move { node.run().await }).detach();
+//!     viewring::runtime::spawn(async move { node.run().await }).detach();
 //! }
 //! let client = Client::new(ClientConfig::new(1, replicas))?;
 //! let mut session = client.session().await?;
@@ -62,5 +62,7 @@ pub use status::{Status, query_status};
 /// The decisions underneath.
 pub use viewring_protocol as protocol;
 pub use viewring_protocol::ReadConsistency;
+/// The runtime, on which everything here runs.
+pub use viewring_runtime as runtime;
 /// Another format of datagrams, and a client that speaks it.
 pub use viewring_transport::specpaxos;

@@ -24,9 +24,14 @@ pub trait StateMachine {
     ///
     /// It is called once for each operation, in the same order on every replica. The result and
     /// the new state must depend on the operation and the old state alone: no clock, no
-    /// randomness, no iteration over a randomly seeded map. It must not panic, whatever bytes a
-    /// client sent: answer with an error of your own. It should be quick: the replica hears nobody
-    /// meanwhile.
+    /// randomness, no iteration over a randomly seeded map. What time it is, or a number drawn by
+    /// chance, whoever makes the call writes into the operation. It should be quick: the replica
+    /// hears nobody meanwhile.
+    ///
+    /// # Panics
+    /// It must not, whatever bytes a client sent: check them, and answer with an error of your own.
+    /// A panic ends the replica. The next primary executes the same operation and ends, too, and
+    /// so each: the log is in memory, and **the group and all it held are lost**.
     fn apply(&mut self, operation: &[u8], reply: &mut Vec<u8>);
 
     /// Answers a question about the state without changing it, and without going through the log:

@@ -106,7 +106,9 @@ impl fmt::Display for WaitingReason {
             Self::GroupRunsWithoutMe { view } => write!(
                 f,
                 "the group runs (view {view}) and this replica was restarted without its memory: \
-                 it cannot take part, as one that has kept a data directory could"
+                 it cannot take part, as one that has kept a data directory could. There is no way \
+                 back into this group yet: while it runs, write its state out, and begin a new \
+                 group with that"
             ),
             Self::Recovering { answered, needed } => write!(
                 f,
