@@ -81,7 +81,8 @@ pub enum CallError {
         /// The request-number of the earlier call.
         number: u64,
     },
-    /// The deadline of a read passed. Nothing was changed.
+    /// The deadline of a read passed, or of a registration: no operation was asked for, and nothing
+    /// was changed.
     #[error("no answer in time")]
     NoAnswer,
     /// There is no earlier call to settle.
@@ -206,7 +207,7 @@ impl Client {
     /// needs the room.
     ///
     /// # Errors
-    /// [`CallError::Unknown`] when the group does not answer in time.
+    /// [`CallError::NoAnswer`] when the group does not answer in time.
     pub async fn session(&self) -> Result<Session, CallError> {
         self.session_as(random()).await
     }
@@ -236,7 +237,11 @@ impl Client {
             core,
         };
         session.core.register().map_err(CallError::of)?;
-        session.finish().await?;
+        let registered = session.finish().await;
+        if let Err(CallError::Unknown { .. }) = registered {
+            return Err(CallError::NoAnswer);
+        }
+        registered?;
         Ok(session)
     }
 

@@ -288,6 +288,20 @@ fn without_a_group_the_outcome_is_unknown_and_can_be_settled_later() {
 }
 
 #[test]
+fn a_session_that_nobody_grants_leaves_no_outcome_open() {
+    block_on(async {
+        let config = ClientConfig {
+            deadline: Duration::from_millis(100),
+            ..ClientConfig::new(7, addresses(21_170, 3))
+        };
+        let client = Client::new(config).expect("a socket");
+        let error = client.session().await.expect_err("nobody is there");
+        assert_eq!(error, CallError::NoAnswer);
+    })
+    .expect("a ring");
+}
+
+#[test]
 fn a_replica_tells_what_happens_to_it() {
     block_on(async {
         let replicas = addresses(21_140, 1);

@@ -221,7 +221,7 @@ async fn ask(settings: &Settings, request: &Request, patience: Duration) -> Resu
         }
         Request::Write(change) => {
             let session = match timeout_at(give_up_at, client.session()).await {
-                Ok(Err(CallError::Unknown { .. })) | Err(_) => return Err(silent("")),
+                Ok(Err(CallError::NoAnswer)) | Err(_) => return Err(silent("")),
                 Ok(session) => session?,
             };
             let mut kv = KvSession::new(session);

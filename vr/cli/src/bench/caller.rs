@@ -116,7 +116,7 @@ async fn call(
                 *session = registered;
                 return Ok(None);
             }
-            Err(CallError::Unknown { .. }) => {}
+            Err(CallError::NoAnswer) => {}
             Err(error) => return Err(error.into()),
         }
     }

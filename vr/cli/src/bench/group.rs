@@ -136,7 +136,7 @@ async fn sessions(settings: &Settings, run: &Run) -> Result<Vec<Caller>, Failure
     let patience = FIRST_ANSWER.min(run.timeout);
     let first = match timeout(patience, clients[0].session()).await {
         Ok(Ok(session)) => session,
-        Ok(Err(CallError::Unknown { .. })) | Err(_) => {
+        Ok(Err(CallError::NoAnswer)) | Err(_) => {
             return Err(nobody_there(settings, patience).await);
         }
         Ok(Err(error)) => return Err(error.into()),
