@@ -93,7 +93,8 @@ data = \"data\"
 [limits]
 # Bytes of UDP payload in a datagram: what fits the path's MTU.
 # datagram_bytes = {datagram_bytes}
-# Operations that may be in the log and not committed.
+# Operations that may be in the log and not committed, each of which takes memory. Of more clients
+# at once some are told to wait, and may for a second.
 # window = {window}
 # An operation may have so many bytes.
 # max_operation_bytes = {max_operation_bytes}

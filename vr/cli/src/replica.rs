@@ -1,8 +1,6 @@
 //! `viewring replica`: run one replica.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -116,21 +114,7 @@ fn node(settings: &Settings, id: u8, args: &Args) -> Result<NodeConfig, Failure>
         // A group that ends whole has nobody to come back to.
         node.data = None;
     }
-    if let Some(data) = &node.data {
-        make_dir(data)?;
-    }
     Ok(node)
-}
-
-fn make_dir(dir: &Path) -> Result<(), Failure> {
-    let name = dir.display();
-    fs::create_dir_all(dir).map_err(|error| {
-        if error.kind() == io::ErrorKind::AlreadyExists {
-            Failure::setup(format_args!("{name} is no directory"))
-        } else {
-            Failure::setup(format_args!("cannot make {name}: {error}"))
-        }
-    })
 }
 
 /// Until a signal comes, or a replica fails.

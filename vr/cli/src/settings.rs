@@ -152,8 +152,11 @@ impl Settings {
                 path.display()
             ))
         })?;
-        Self::parse(path, &text)
-            .map_err(|reason| Failure::usage(format_args!("{}:{reason}", path.display())))
+        let settings = Self::parse(path, &text)
+            .map_err(|reason| Failure::usage(format_args!("{}:{reason}", path.display())))?;
+        let first = settings.node(0)?;
+        first.check().map_err(|error| settings.fault(error))?;
+        Ok(settings)
     }
 
     /// The error begins with the line's number, or with a space.

@@ -166,6 +166,8 @@ struct Row {
     log: Option<u64>,
     restored: Option<u64>,
     waiting: Option<String>,
+    /// Who belongs to another group or cluster, as it has noticed.
+    strangers: Vec<String>,
     dropped: BTreeMap<String, u64>,
 }
 
@@ -173,9 +175,10 @@ impl Row {
     fn of(id: usize, address: SocketAddr, answer: Option<Status>) -> Self {
         let reachable = answer.is_some();
         let (mut waiting, mut dropped) = (None, BTreeMap::new());
-        let mut reads = BTreeMap::new();
+        let (mut reads, mut strangers) = (BTreeMap::new(), Vec::new());
         if let Some(status) = &answer {
             waiting.clone_from(&status.waiting);
+            strangers.clone_from(&status.strangers);
             reads.extend(status.reads.iter().cloned());
             for (reason, count) in &status.dropped {
                 *dropped.entry(reason.clone()).or_default() += count;
@@ -200,6 +203,7 @@ impl Row {
             log: answer.as_ref().map(|status| status.log),
             restored: answer.as_ref().map(|status| status.restored),
             waiting,
+            strangers,
             dropped,
         }
     }
@@ -211,7 +215,18 @@ impl Report {
             return output::json(self);
         }
         let (table, waits, reasons) = (self.table(), self.waits(), self.reasons());
-        output::write(format!("{before}{table}{waits}{reasons}").as_bytes())
+        let strangers = self.strangers();
+        output::write(format!("{before}{table}{waits}{strangers}{reasons}").as_bytes())
+    }
+
+    /// Who belongs elsewhere, as others say.
+    fn strangers(&self) -> String {
+        let said = |row: &Row| {
+            let lines = row.strangers.iter();
+            let lines = lines.map(|what| format!("\nreplica {} says: {what}\n", row.id));
+            lines.collect::<String>()
+        };
+        self.replicas.iter().map(said).collect()
     }
 
     /// What replicas wait for: a line for each reason, behind those that give it.
@@ -370,6 +385,16 @@ mod tests {
             report.waits(),
             "\nreplica 0, 2 waiting: a long story\n\nreplica 1 waiting: a short one\n"
         );
+    }
+
+    #[test]
+    fn who_belongs_elsewhere_is_named() {
+        let mut says = answer("normal", 3).expect("an answer");
+        says.strangers = vec!["replica 2 is of another group".into()];
+        let addr = ([127, 0, 0, 1], 7000).into();
+        let replicas = vec![Row::of(0, addr, Some(says)), Row::of(2, addr, None)];
+        let said = "\nreplica 0 says: replica 2 is of another group\n";
+        assert_eq!(Report { replicas }.strangers(), said);
     }
 
     #[test]

@@ -160,8 +160,16 @@ impl NodeConfig {
         }
     }
 
+    /// Whether everything fits together, as [`Node::bind`](crate::Node::bind) demands.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.group().map(drop)
+    }
+
     /// The group, if everything fits together.
-    pub(super) fn check(&self) -> Result<Configuration, ConfigError> {
+    pub(super) fn group(&self) -> Result<Configuration, ConfigError> {
         let group = group_of(&self.replicas)?;
         if !group.contains(self.id) {
             return Err(ConfigError::UnknownId {

@@ -181,7 +181,7 @@ impl<S: StateMachine> Node<S> {
     /// # Panics
     /// Outside a runtime.
     pub async fn bind(config: NodeConfig, state_machine: S) -> Result<Self, ConfigError> {
-        let group = config.check()?;
+        let group = config.group()?;
         let own = config.replicas[config.id.index()];
         // First: whoever has the port has the view file.
         let endpoint = bind(own, |addr| Endpoint::bind(addr, config.endpoint())).await?;

@@ -62,7 +62,8 @@ pub(crate) struct Args {
     /// What the clients speak. Other than viewring, the file has to be one of specpaxos.
     #[arg(long, value_enum, default_value = "viewring")]
     wire: Wire,
-    /// How many clients there are: a session each, one operation in flight each.
+    /// How many clients there are: a session each, one operation in flight each. Beyond the group's
+    /// window, 1024 unless configured, some are told to wait.
     #[arg(long, value_name = "N", default_value_t = 16,
           value_parser = clap::value_parser!(u32).range(1..=16_384))]
     clients: u32,

@@ -69,9 +69,11 @@ fn a_wrong_configuration_is_told_with_file_and_line() {
         .complains(2, &["cluster.toml:2", "1, 3, 5 or 7"]);
     let hasty = "cluster = 1\nreplicas = ['127.0.0.1:1']\ntimeouts = { silence = '1ms' }\n";
     let hasty = ConfigFile::of(hasty, 0);
-    hasty
-        .run("replica", &["--id", "0"])
-        .complains(2, &["cluster.toml: ", "silence"]);
+    for (command, more) in [("replica", &["--id", "0"][..]), ("status", &[])] {
+        hasty
+            .run(command, more)
+            .complains(2, &["cluster.toml: ", "silence"]);
+    }
     let wide = "cluster = 1\nreplicas = ['127.0.0.1:1']\nlimits = { datagram_bytes = 70000 }\n";
     let wide = ConfigFile::of(wide, 0);
     for (command, more) in [("status", &[][..]), ("kv", &["get", "k"]), ("bench", &[])] {
@@ -117,7 +119,7 @@ fn an_unknown_replica_and_a_taken_port_are_told() {
 fn a_data_directory_that_is_none_is_told() {
     let config = ConfigFile::new();
     let at = |data: &str| config.run("replica", &["--id", "0", "--data", data]);
-    at(config.path()).complains(4, &["cluster.toml is no directory"]);
+    at(config.path()).complains(4, &["cluster.toml", "Not a directory"]);
     let view = format!("{}/data/0/view", config.folder().display());
     std::fs::create_dir_all(&view).expect("a directory where a file should be");
     let ended = config.run("replica", &["--id", "0"]);
