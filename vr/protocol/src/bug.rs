@@ -64,6 +64,8 @@ bugs! {
     EarlyPreparesForgotten = "early Prepares are forgotten",
     /// What is lost of the normal case is not sent again, as in the paper.
     NoResendOfPrepares = "Prepares are not sent again",
+    /// A primary leads on while it is answered, whatever of its log gets through.
+    AnyAnswerIsEnough = "a primary leads on although nothing is acknowledged",
     /// The last normal view rises with the view-number, before the view's log is there.
     LogViewRaisedOnAdopt = "the last normal view rises without a log",
     /// A message of a group of these replicas that has died is believed.

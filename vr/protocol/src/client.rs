@@ -117,15 +117,19 @@ impl Session {
 
     /// Takes a session over, from what an earlier process wrote down. `next` is the number of
     /// the request whose outcome is unknown, to ask it again, or one above the last answered.
+    /// `view` is the [latest](Self::view) that it had heard of: who led before it may know nothing
+    /// of the session, and is not believed.
     pub fn resume(
         client: ClientId,
         group: Configuration,
         session: OpNumber,
         next: RequestNumber,
+        view: View,
     ) -> Self {
         Self {
             session: Some(session),
             next,
+            view,
             ..Self::new(client, group)
         }
     }
@@ -325,7 +329,13 @@ mod tests {
 
     fn registered() -> Session {
         let group = Configuration::new(3).expect("odd");
-        Session::resume(ClientId(9), group, OpNumber(1), RequestNumber(1))
+        Session::resume(
+            ClientId(9),
+            group,
+            OpNumber(1),
+            RequestNumber(1),
+            View::ZERO,
+        )
     }
 
     #[test]
@@ -387,6 +397,17 @@ mod tests {
             Answer::SessionLost
         );
         assert_eq!(session.session(), None);
+    }
+
+    #[test]
+    fn a_resumed_session_does_not_believe_who_led_before_it() {
+        let group = Configuration::new(3).expect("odd");
+        let id = ClientId(9);
+        let mut session = Session::resume(id, group, OpNumber(1), RequestNumber(3), View(1));
+        session.call([1].into()).expect("nothing in flight");
+        assert_eq!(session.target(), Target::Primary(ReplicaId(1)));
+        let deposed = reply(0, 3, Outcome::NoSession);
+        assert_eq!(session.on_reply(&deposed), Answer::Ignored);
     }
 
     #[test]

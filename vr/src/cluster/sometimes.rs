@@ -39,6 +39,8 @@ marks! {
     NewPrimaryLagged = "new primary lagging",
     /// A primary that no quorum answered stopped leading.
     Abdication = "primary abdicated",
+    /// A primary that was heard and answered, but for its entries, stopped leading.
+    MadeWay = "a primary whose entries got to nobody made way",
     /// A replica joined a view more than one above its own.
     ViewSkipped = "view skipped",
     /// A call was asked again that had been executed, and was answered.

@@ -188,6 +188,24 @@ impl NodeConfig {
         if self.window == 0 {
             return Err(ConfigError::Value("a window of zero"));
         }
+        if self.window > WINDOW_MAX {
+            return Err(ConfigError::Value(
+                "a window of more than 32,000: word of what is not committed fits no message",
+            ));
+        }
+        let most = EndpointConfig::default().max_message - BESIDE_BODY_BYTES;
+        let reply_bytes = usize::try_from(self.max_reply_bytes).unwrap_or(usize::MAX);
+        let longest = [
+            self.checkpoints.page_bytes,
+            self.max_operation_bytes,
+            reply_bytes,
+        ];
+        if longest.iter().any(|&bytes| bytes > most) {
+            return Err(ConfigError::Value(
+                "page_bytes, max_operation_bytes or max_reply_bytes of more than 1,044,480: what \
+                 is longer fits no message",
+            ));
+        }
         if self.max_reads == 0 {
             return Err(ConfigError::Value("room for no read"));
         }
@@ -282,6 +300,12 @@ pub(crate) fn group_of(replicas: &[SocketAddr]) -> Result<Configuration, ConfigE
     Ok(group)
 }
 
+/// A replica tells of each entry that it does not know to be committed, at worst as many again as
+/// fit into the window, in sixteen bytes; and of all in one message.
+const WINDOW_MAX: u64 = 32_000;
+/// More than what goes with an operation, a result or a page in any message.
+const BESIDE_BODY_BYTES: usize = 4096;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,5 +336,25 @@ mod tests {
             fault(0, &[1, 2, 1]),
             "two replicas have the address 127.0.0.1:1"
         );
+    }
+
+    #[test]
+    fn what_could_be_in_no_message_is_refused() {
+        type Change = fn(&mut NodeConfig, usize);
+        let refused = |change: Change, to: usize| {
+            let addr = ([127, 0, 0, 1], 1).into();
+            let mut config = NodeConfig::new(1, ReplicaId(0), vec![addr]);
+            change(&mut config, to);
+            config.check().is_err()
+        };
+        let limits: [(Change, usize); 4] = [
+            (|config, to| config.window = to as u64, 32_000),
+            (|config, to| config.checkpoints.page_bytes = to, 1_044_480),
+            (|config, to| config.max_operation_bytes = to, 1_044_480),
+            (|config, to| config.max_reply_bytes = to as u32, 1_044_480),
+        ];
+        for (change, most) in limits {
+            assert!(!refused(change, most) && refused(change, most + 1));
+        }
     }
 }

@@ -98,6 +98,8 @@ pub struct Node<S> {
     failures: u32,
     /// When the present role began.
     role_since: Instant,
+    /// When, as a primary, a quorum was last heard, or as a backup the primary.
+    heard_at: Instant,
     /// Primary: when a quorum was last heard, or the role began.
     quorum_heard_at: Instant,
     /// Primary: no quorum was heard for so long that the log says so.
@@ -211,6 +213,7 @@ impl<S: StateMachine> Node<S> {
             transferred: false,
             failures: 0,
             role_since: now,
+            heard_at: now,
             quorum_heard_at: now,
             is_alone: false,
             committed_at: now,
@@ -318,6 +321,9 @@ impl<S: StateMachine> Node<S> {
         }
         progress |= self.tell_others(now);
         progress |= self.finish_turn();
+        if progress.intersects(Progress::HEARD_PRIMARY | Progress::HEARD_QUORUM) {
+            self.heard_at = now;
+        }
         self.transferred |= progress.contains(Progress::TRANSFERRED);
         if self.core.role() == Role::Primary {
             self.move_deadlines(progress);
@@ -360,9 +366,11 @@ impl<S: StateMachine> Node<S> {
         self.look_for_foreign();
         self.core.refill(&mut self.effects);
         // A view counts as stable only after it has outlived the votes against it, which were cast
-        // while it took long to start: else they would end it, and the next one would be given no
-        // more time, for ever.
-        let lasted = now - self.role_since >= self.timeouts.silence * 4
+        // while it took long to start, and the patience of a primary whose backups are late: else
+        // these would end it, and the next one would be given no more time, for ever. One that
+        // nobody is heard in does not last.
+        let lasted = self.heard_at - self.role_since
+            >= self.timeouts.abdicate + self.timeouts.silence
             || self.bug == Some(WaitBug::BackOffForgottenAtOnce);
         let stable = matches!(self.core.role(), Role::Primary | Role::Backup) && lasted;
         if stable || self.bug == Some(WaitBug::NoBackOff) {

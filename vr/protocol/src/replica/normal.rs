@@ -96,14 +96,30 @@ impl Replica {
         };
         // What is cut off is committed, and cannot be compared: who acknowledges no more than that
         // is far behind, but it hears us.
+        let before = self.acks.of(holder);
         if !is_cut_off {
             self.acks.acknowledge(holder, ok.op);
         }
-        self.advance_commit(effects) | self.hear_backup(from)
+        let heard = if self.acks.of(holder) > before {
+            self.hear_follower(from)
+        } else {
+            self.hear_backup(from)
+        };
+        heard | self.advance_commit(effects)
     }
 
-    /// A backup answers: it is normal in our view, or fetches the log of it.
+    /// A backup answers: it is normal in our view. While something waits to be committed that is
+    /// not enough to go on leading (V9): there are paths on which all gets through but a Prepare,
+    /// such as one on which datagrams of that length are lost.
     pub(super) fn hear_backup(&mut self, from: ReplicaId) -> Progress {
+        if self.commit < self.log.op() && !self.has(Bug::AnyAnswerIsEnough) {
+            return Progress::NONE;
+        }
+        self.hear_follower(from)
+    }
+
+    /// A backup has acknowledged what it had not, or fetches the log of our view.
+    pub(super) fn hear_follower(&mut self, from: ReplicaId) -> Progress {
         self.heard.insert(from);
         if self.heard.len() >= self.group.failures() {
             self.heard = ReplicaSet::EMPTY;

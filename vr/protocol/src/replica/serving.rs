@@ -26,8 +26,9 @@ pub(super) struct Serving {
     last: ReplicaId,
     /// How far those are who fetch from us.
     readers: BTreeMap<ReplicaId, Reader>,
-    /// Where each last asked: behind which entry, and how far in the checkpoint that ends there.
-    asked: BTreeMap<ReplicaId, (OpNumber, u64)>,
+    /// Where each last asked: in which view, behind which entry, and how far in the checkpoint that
+    /// ends there.
+    asked: BTreeMap<ReplicaId, (View, (OpNumber, u64))>,
     /// The checkpoint that is being fetched, and refills since it was last asked for.
     offered: Option<(Rc<Checkpoint>, u32)>,
 }
@@ -142,14 +143,17 @@ impl Replica {
     }
 
     /// Who fetches the log of the view that we lead is about to follow it: there is no reason to
-    /// stop leading, as there would be if nobody answered. A question is an answer only if it goes
-    /// on where the last one was answered. Whoever asks the same again may be one that hears
-    /// nothing, and would have us lead for ever although nobody follows.
+    /// stop leading, as there would be if nobody answered. A question is an answer if it is the
+    /// first one of this view, of which its sender has heard then, or goes on where the last one
+    /// was answered. Whoever asks the same again may be one that hears nothing, and would have us
+    /// lead for ever although nobody follows.
     fn hear_reader(&mut self, from: ReplicaId, view: View, at: (OpNumber, u64)) -> Progress {
-        let before = self.serving.asked.insert(from, at);
-        let goes_on = before.is_some_and(|before| before < at);
-        if view == self.view && self.role() == Role::Primary && goes_on {
-            self.hear_backup(from)
+        if view != self.view || self.role() != Role::Primary {
+            return Progress::NONE;
+        }
+        let before = self.serving.asked.insert(from, (view, at));
+        if before.is_none_or(|before| before < (view, at)) {
+            self.hear_follower(from)
         } else {
             Progress::NONE
         }

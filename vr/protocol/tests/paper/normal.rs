@@ -2,8 +2,8 @@
 
 use super::bench::{Bench, FITTED, chain, commit, fit, prepare, request, root, skip, wish};
 use viewring_protocol::{
-    Checksum, Effects, Ignored, Message, OpNumber, Outcome, PrepareOk, Progress, Replica,
-    ReplicaId, View,
+    Checksum, Effects, GetState, Ignored, Message, Nonce, OpNumber, Outcome, PrepareOk, Progress,
+    Replica, ReplicaId, View,
 };
 
 /// §4.1, step 2: "If the request-number s isn't bigger than the information in the table it drops
@@ -135,6 +135,42 @@ fn s4_1_5_backups_are_counted_once() {
     let progress = primary.hear(2, ok);
     assert!(progress.contains(Progress::COMMITTED | Progress::HEARD_QUORUM));
     assert_eq!(primary.replica.commit(), OpNumber(1));
+}
+
+/// §4.1, step 5: while it waits for acknowledgements, what acknowledges nothing new is no reason to
+/// go on leading (V9): all but its Prepares may get through.
+#[test]
+fn s4_1_5_a_primary_that_waits_is_kept_by_what_brings_it_nearer() {
+    let mut primary = Bench::of(0, 3);
+    let is_heard = |primary: &mut Bench, op| {
+        let ok = primary.ok(op);
+        primary.hear(1, ok).contains(Progress::HEARD_QUORUM)
+    };
+    primary.ask(7, 0, 0, b"");
+    assert!(is_heard(&mut primary, 1));
+    assert_eq!(primary.replica.commit(), OpNumber(1));
+    assert!(is_heard(&mut primary, 1), "it waits for nothing");
+    primary.execute(b"");
+    primary.ask(7, 1, 1, b"a");
+    assert!(!is_heard(&mut primary, 1));
+    assert!(is_heard(&mut primary, 2));
+}
+
+/// §5.2: who asks for the log of a view has heard of it, and will follow it. Who asks the same
+/// again may hear nothing.
+#[test]
+fn s5_2_the_first_question_in_a_view_is_an_answer() {
+    let mut primary = Bench::of(0, 3);
+    primary.ask(7, 0, 0, b"");
+    let get = GetState {
+        view: View(0),
+        after: OpNumber(0),
+        checksum: root(&primary),
+        nonce: Nonce(7),
+    };
+    let mut ask = || primary.hear(2, Message::GetState(get));
+    assert!(ask().contains(Progress::HEARD_QUORUM));
+    assert!(!ask().contains(Progress::HEARD_QUORUM));
 }
 
 /// §4.1, step 5, with a disk: the primary's own copy counts when it is durable, as any other.

@@ -70,7 +70,7 @@ impl Client {
         let walks_in = id % 3 == 2;
         let id = ClientId(id);
         let session = if walks_in {
-            Session::resume(id, group, OpNumber::ZERO, RequestNumber(1))
+            Session::resume(id, group, OpNumber::ZERO, RequestNumber(1), View(0))
         } else {
             Session::new(id, group)
         };

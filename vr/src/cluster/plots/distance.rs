@@ -14,12 +14,14 @@ const SCALED_FOR: Duration = Duration::from_millis(110);
 
 /// Many are within what timeouts are scaled for, most far beyond that: but near enough that a view
 /// starts within the longest time that one is given, eight seconds, also where its primary has to
-/// fetch what it lacks: five trips, of which some take half as long again.
+/// fetch what it lacks: five trips, of which some take half as long again. A primary whose backups
+/// have to fetch the log is silent by the time that they have it, and goes on when their next
+/// answers come.
 pub(super) fn draw(random: &mut Random) -> Duration {
     let ms = if random.chance(0.4) {
         random.between(60..=SCALED_FOR.as_millis() as u64)
     } else {
-        random.between(1_000..=1_250)
+        random.between(1_000..=1_500)
     };
     Duration::from_millis(ms)
 }

@@ -1,4 +1,4 @@
-//! Entries that come in another order than they were sent (S10).
+//! Entries that come in another order than they were sent (S10), or to nobody (V9).
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -52,4 +52,19 @@ fn is_there_when_it_comes(scene: &mut Scene<'_>, backup: ReplicaId, late: Durati
     scene.stage.failed(&format!(
         "{backup:?} lacks entries that came early: it has {has:?} of {sent:?}"
     ))
+}
+
+/// From here on no entry of the primary gets through. All else does: rounds for its lease are
+/// heard, and answered. It commits nothing, so it must make way for one that does.
+pub(super) fn lost(scene: &mut Scene<'_>) -> Held {
+    scene.wait(50, 1_500);
+    let (view, primary) = (scene.stage.view(), scene.primary());
+    let from = scene.node(primary);
+    let lost = scene.rule(About::kind(kind::PREPARE).from(from), Verdict::Drop);
+    scene.passes(view, "its primary commits nothing")?;
+    scene.mark(Mark::MadeWay);
+    scene.wait(50, 800);
+    drop(lost);
+    scene.until_agreed(PATIENCE);
+    Ok(())
 }

@@ -10,7 +10,7 @@
 //! | plot | tempts |
 //! |---|---|
 //! | [`suspicions`] | suspicions of long ago do not add up, and those of who waits still do |
-//! | [`entries`] | what comes early is kept |
+//! | [`entries`] | what comes early is kept; who commits nothing makes way |
 //! | [`tail`] | what was cut off, and what was said of it, counts for nothing |
 //! | [`lives`] | what an earlier life of a replica, or of a client, was told or said is not used |
 //! | [`reading`] | a lease ends before its promises; an answer is of its own round, or view |
@@ -44,6 +44,8 @@ pub enum Plot {
     AllThatAreLeft,
     /// Entries overtake one that nothing else can bring.
     OvertakenEntry,
+    /// Entries of a primary that else is heard get to nobody.
+    EntriesLost,
     /// A primary loses the end of its log, and leads again.
     TailCutOff,
     /// What a replica was told in its last life comes in the next one.
@@ -73,6 +75,7 @@ impl Plot {
         Self::SuspicionsThatWaited,
         Self::AllThatAreLeft,
         Self::OvertakenEntry,
+        Self::EntriesLost,
         Self::TailCutOff,
         Self::EarlierLife,
         Self::RestartBetweenViews,
@@ -102,6 +105,10 @@ impl Plot {
                 readers: 2,
                 lease: Some(ms(random.between(150..=1_200))),
                 drift_ppm: [0, 200_000, 400_000][random.index(3)],
+                ..calm
+            },
+            Self::EntriesLost => Faults {
+                lease: Some(ms(random.between(150..=600))),
                 ..calm
             },
             Self::PromiseOfAnEarlierLife => Faults {
@@ -148,6 +155,7 @@ impl Plot {
             Self::SuspicionsThatWaited => suspicions::that_waited(scene),
             Self::AllThatAreLeft => suspicions::of_all_that_are_left(scene),
             Self::OvertakenEntry => entries::overtaken(scene),
+            Self::EntriesLost => entries::lost(scene),
             Self::TailCutOff => tail::cut_off(scene),
             Self::EarlierLife => lives::of_a_replica(scene),
             Self::RestartBetweenViews => lives::of_a_replica_between_views(scene),

@@ -238,6 +238,14 @@ impl<'a> Scene<'a> {
         self.stage.cluster.checker().borrow_mut().marks.hit(mark);
     }
 
+    /// Demands that a later view than this one begins before long; else says what is wrong.
+    pub(super) fn passes(&mut self, view: u64, why: &str) -> Held {
+        if self.until_view_after(view, PATIENCE) {
+            return Ok(());
+        }
+        self.stage.failed(&format!("view {view} for ever: {why}"))
+    }
+
     /// Demands that this view is the latest that has begun; else says what is wrong.
     pub(super) fn stays(&self, view: u64, why: &str) -> Held {
         if self.stage.view() == view {
