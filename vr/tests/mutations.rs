@@ -117,7 +117,7 @@ const KNOWN: &[(Planted, u64)] = &[
     (Planted::Wait(WaitBug::TransferNotRepeated), 108),
     (Planted::Wait(WaitBug::VotesNeverExpire), 61),
     (Planted::Wait(WaitBug::ViewChangeSaidOnce), 52),
-    (Planted::Wait(WaitBug::BackOffForgottenAtOnce), 281),
+    (Planted::Wait(WaitBug::BackOffForgottenAtOnce), 1057),
     (Planted::Wait(WaitBug::OldVotesCount), 61),
     (Planted::Wait(WaitBug::RoundTripsIgnored), 85),
     (Planted::Wait(WaitBug::LeaseWithoutDrift), 57),

@@ -79,7 +79,7 @@ pub enum ViewFileError {
         error: io::Error,
     },
     /// Somebody has it open: another replica, or an earlier life of this one that has not ended.
-    #[error("{} is in use by another process", .0.display())]
+    #[error("{} is in use by another replica", .0.display())]
     InUse(PathBuf),
     /// Both slots are damaged, which no crash does.
     #[error(

@@ -51,7 +51,7 @@ impl<S: StateMachine> Node<S> {
                 replica,
                 view,
                 "no quorum is heard, and nothing can be committed: {needed} of the others must be \
-                 up and reachable"
+                 up, and what is sent must get to them"
             );
         }
     }

@@ -94,40 +94,53 @@ impl Replica {
         } else {
             from
         };
-        // What is cut off is committed, and cannot be compared: who acknowledges no more than that
-        // is far behind, but it hears us.
         let before = self.acks.of(holder);
         if !is_cut_off {
             self.acks.acknowledge(holder, ok.op);
         }
-        let heard = if self.acks.of(holder) > before {
+        // What is cut off is committed, and cannot be compared: who acknowledges no more than that
+        // is far behind, and no Prepare would help it; but it hears us.
+        let is_nearer = self.acks.of(holder) > before || is_cut_off;
+        let heard = if is_nearer {
             self.hear_follower(from)
         } else {
             self.hear_backup(from)
         };
-        heard | self.advance_commit(effects)
+        let progress = heard | self.advance_commit(effects);
+        if progress.contains(Progress::COMMITTED) {
+            return progress | self.hear_quorum();
+        }
+        progress
     }
 
-    /// A backup answers: it is normal in our view. While something waits to be committed that is
-    /// not enough to go on leading (V9): there are paths on which all gets through but a Prepare,
+    /// A backup answers: it is normal in our view. While it lacks what waits to be committed that
+    /// is not enough to go on leading (V9): there are paths on which all gets through but a Prepare,
     /// such as one on which datagrams of that length are lost.
     pub(super) fn hear_backup(&mut self, from: ReplicaId) -> Progress {
-        if self.commit < self.log.op() && !self.has(Bug::AnyAnswerIsEnough) {
-            return Progress::NONE;
+        let has_all = self.acks.of(from) == self.log.op() || self.commit == self.log.op();
+        if has_all || self.has(Bug::AnyAnswerIsEnough) {
+            self.hear_follower(from)
+        } else {
+            Progress::NONE
         }
-        self.hear_follower(from)
     }
 
     /// A backup has acknowledged what it had not, or fetches the log of our view.
     pub(super) fn hear_follower(&mut self, from: ReplicaId) -> Progress {
         self.heard.insert(from);
         if self.heard.len() >= self.group.failures() {
-            self.heard = ReplicaSet::EMPTY;
-            self.abdicating = false;
-            self.votes.withdraw(self.id);
-            return Progress::HEARD_QUORUM;
+            self.hear_quorum()
+        } else {
+            Progress::NONE
         }
-        Progress::NONE
+    }
+
+    /// As many follow us as it takes.
+    fn hear_quorum(&mut self) -> Progress {
+        self.heard = ReplicaSet::EMPTY;
+        self.abdicating = false;
+        self.votes.withdraw(self.id);
+        Progress::HEARD_QUORUM
     }
 
     /// [`Bug::AckCountedWithoutId`]: the backup that has acknowledged least.

@@ -156,6 +156,28 @@ fn s4_1_5_a_primary_that_waits_is_kept_by_what_brings_it_nearer() {
     assert!(is_heard(&mut primary, 2));
 }
 
+/// §4.1, step 5: of those who are not needed to have it acknowledged once more, an answer will do;
+/// and what is committed late was acknowledged by enough.
+#[test]
+fn s4_1_5_who_has_all_is_heard_by_any_answer() {
+    let mut primary = Bench::of(0, 5);
+    primary.ask(7, 0, 0, b"");
+    let get = GetState {
+        view: View(0),
+        after: OpNumber(0),
+        checksum: root(&primary),
+        nonce: Nonce(7),
+    };
+    let ok = primary.ok(1);
+    let mut hear = |from, message: Message| primary.hear(from, message);
+    for fetches in [2, 3] {
+        assert!(hear(1, ok.clone()).is_empty());
+        let progress = hear(fetches, Message::GetState(get));
+        assert_eq!(progress, Progress::HEARD_QUORUM, "of 1 and {fetches}");
+    }
+    assert!(hear(4, ok).contains(Progress::COMMITTED | Progress::HEARD_QUORUM));
+}
+
 /// §5.2: who asks for the log of a view has heard of it, and will follow it. Who asks the same
 /// again may hear nothing.
 #[test]
