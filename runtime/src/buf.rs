@@ -97,13 +97,29 @@ impl BufPool {
     }
 
     /// As [`take_for`](Self::take_for), for somebody who does not wait: a pooled buffer only if one
-    /// is left for each who does. Else who takes all in every turn would leave them none.
+    /// is left for each who does, a quarter of all at most. Else who takes all in every turn would
+    /// leave them none.
     pub(crate) fn take_beside(&self, len: usize) -> Option<Buf> {
         let is_pooled = len <= self.pool.buf_len;
-        if is_pooled && self.available() <= self.pool.waiting.len() {
+        let kept = self.pool.waiting.len().min(self.pool.limit.div_ceil(4));
+        if is_pooled && self.available() <= kept {
             return None;
         }
         self.take_for(len)
+    }
+
+    /// Has the task woken when a buffer comes back, also if there is one that is kept for others.
+    /// Give the place back with [`give_way`](Self::give_way).
+    pub(crate) fn wait(&self, place: &mut Place, cx: &Context<'_>) {
+        self.pool.waiting.wait(place, 1, cx);
+    }
+
+    /// Stops waiting. What was kept for it is for others who wait.
+    pub(crate) fn give_way(&self, place: &mut Place) {
+        self.leave(place);
+        if self.is_awaited() && self.available() > 0 {
+            self.pool.have_waiting_woken();
+        }
     }
 
     /// A buffer to wait in a queue of the kernel until something is received into it.

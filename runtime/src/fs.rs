@@ -577,18 +577,23 @@ pub async fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
 /// # Panics
 /// Outside a runtime.
 pub async fn create_dir_durable(path: impl AsRef<Path>) -> io::Result<()> {
-    let mut missing = vec![path.as_ref()];
+    let (mut missing, mut is_there) = (vec![path.as_ref()], false);
     while let Some(&path) = missing.last() {
-        let made = current().reactor().make_directory(path);
-        match (made, parent_of(path)) {
-            (Ok(()), parent) => sync_dir(parent).await?,
-            (Err(error), _) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            (Err(error), parent) if error.kind() == io::ErrorKind::NotFound && parent != path => {
+        let (made, parent) = (current().reactor().make_directory(path), parent_of(path));
+        match made {
+            Ok(()) => sync_dir(parent).await?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            // Once: if it is there, and there is nothing below it, it leads nowhere.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_there => {
+                if parent == path {
+                    return Err(with_path(error, path));
+                }
                 missing.push(parent);
                 continue;
             }
-            (Err(error), _) => return Err(with_path(error, path)),
+            Err(error) => return Err(with_path(error, path)),
         }
+        is_there = true;
         missing.pop();
     }
     Ok(())

@@ -12,6 +12,12 @@ use slab::Slab;
 #[derive(Debug, Default)]
 pub(crate) struct Place(Option<usize>);
 
+impl Place {
+    pub(crate) fn is_taken(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Waiters {
     entries: RefCell<Slab<Entry>>,

@@ -253,6 +253,10 @@ fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
         let error = create_dir_durable(folder.path("file").join("below")).await;
         let error = error.expect_err("a file has nothing below it");
         assert!(error.to_string().contains("below"), "{error}");
+        std::os::unix::fs::symlink("nowhere", folder.path("link")).expect("a link");
+        let error = create_dir_durable(folder.path("link").join("below")).await;
+        let error = error.expect_err("it leads nowhere");
+        assert_eq!(error.kind(), ErrorKind::NotFound);
     });
 }
 

@@ -94,6 +94,34 @@ fn who_waits_for_a_send_buffer_gets_it_beside_one_who_takes_all_in_every_turn() 
 }
 
 #[test]
+fn who_waits_for_a_send_buffer_gets_it_before_those_who_come_later() {
+    let config = Config {
+        send_buffers: 4,
+        ..Config::default()
+    };
+    Runtime::new(Uring::new().expect("a ring"), config).block_on(async {
+        let nobody = UdpSocket::bind(localhost()).expect("a socket").local_addr();
+        let takes_all = spawn(async move {
+            let socket = UdpSocket::bind(localhost()).expect("a socket");
+            loop {
+                let four = (0..4).map(|_| socket.send_to(b"one of four", nobody));
+                futures::future::join_all(four).await;
+            }
+        });
+        yield_now().await;
+        let waits = spawn(async move {
+            let socket = UdpSocket::bind(localhost()).expect("a socket");
+            for _ in 0..10 {
+                let sent = timeout(Duration::from_secs(5), socket.send_to(b"awaited", nobody));
+                sent.await.expect("it got a buffer").expect("no error");
+            }
+        });
+        waits.await.expect("no panic");
+        takes_all.abort();
+    });
+}
+
+#[test]
 fn a_run_that_fails_when_its_socket_is_gone_is_not_sent_from_another() {
     Runtime::new(Uring::new().expect("a ring"), Config::default()).block_on(async {
         let socket = UdpSocket::bind(localhost()).expect("a socket");

@@ -167,7 +167,7 @@ fn a_data_directory_is_made_and_serves_one_replica_at_a_time() {
         let first = bind(21_160).await.expect("it is made");
         let error = bind(21_161).await.expect_err("it is in use");
         let expected = format!(
-            "{} is in use by another process",
+            "{} is in use by another replica",
             data.join("view").display()
         );
         assert_eq!(error.to_string(), expected);

@@ -420,7 +420,7 @@ fn bytes(outcome: Outcome) -> io::Result<usize> {
     Ok(sent)
 }
 
-/// Waits for a pooled send buffer.
+/// Waits for a pooled send buffer, behind those who do already.
 struct SendBuf<'a> {
     pool: &'a BufPool,
     place: Place,
@@ -431,18 +431,19 @@ impl Future for SendBuf<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Buf> {
         let this = self.get_mut();
-        if let Some(buf) = this.pool.take() {
+        if this.place.is_taken()
+            && let Some(buf) = this.pool.take()
+        {
             return Poll::Ready(buf);
         }
-        let polled = this.pool.poll_unheld(1, &mut this.place, cx);
-        debug_assert!(polled.is_pending(), "there was none");
+        this.pool.wait(&mut this.place, cx);
         Poll::Pending
     }
 }
 
 impl Drop for SendBuf<'_> {
     fn drop(&mut self) {
-        self.pool.leave(&mut self.place);
+        self.pool.give_way(&mut self.place);
     }
 }
 

@@ -185,7 +185,7 @@ impl<S: StateMachine> Node<S> {
     pub async fn bind(config: NodeConfig, state_machine: S) -> Result<Self, ConfigError> {
         let group = config.group()?;
         let own = config.replicas[config.id.index()];
-        // First: of two lives at one place the second is told so, and not that its files are in use.
+        // First: the second life at one place is told so, and not that its files are in use.
         let endpoint = bind(own, |addr| Endpoint::bind(addr, config.endpoint())).await?;
         let door = match &config.walk_ins {
             Some(walk_ins) => Some(Door::open(walk_ins, config.door_endpoint(walk_ins)).await?),

@@ -114,8 +114,8 @@ impl Replica {
     }
 
     /// A backup answers: it is normal in our view. While it lacks what waits to be committed that
-    /// is not enough to go on leading (V9): there are paths on which all gets through but a Prepare,
-    /// such as one on which datagrams of that length are lost.
+    /// is not enough to go on leading (V9): there are paths on which all gets through but a
+    /// Prepare, such as one on which datagrams of that length are lost.
     pub(super) fn hear_backup(&mut self, from: ReplicaId) -> Progress {
         let has_all = self.acks.of(from) == self.log.op() || self.commit == self.log.op();
         if has_all || self.has(Bug::AnyAnswerIsEnough) {
