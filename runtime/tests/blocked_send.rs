@@ -69,16 +69,21 @@ fn runs_without_room_leave_run_buffers_for_other_sockets() {
     network::of_its_own(name, LINK, beside_a_flood_of_runs);
 }
 
+/// A socket with room for hardly any datagram in the kernel, and another one.
+fn one_with_hardly_any_room() -> (UdpSocket, UdpSocket) {
+    let any = "0.0.0.0:0".parse().expect("an address");
+    let options = UdpOptions {
+        kernel_send_bytes: Some(1),
+        ..UdpOptions::default()
+    };
+    let little = UdpSocket::bind_with(any, &options).expect("a socket");
+    (little, UdpSocket::bind(any).expect("a socket"))
+}
+
 fn beside_a_flood_of_runs() {
     let absent: SocketAddr = "10.99.0.82:9".parse().expect("an address");
     Runtime::new(Uring::new().expect("a ring"), Config::default()).block_on(async {
-        let any = "0.0.0.0:0".parse().expect("an address");
-        let options = UdpOptions {
-            kernel_send_bytes: Some(1),
-            ..UdpOptions::default()
-        };
-        let flooding = UdpSocket::bind_with(any, &options).expect("a socket");
-        let other = UdpSocket::bind(any).expect("a socket");
+        let (flooding, other) = one_with_hardly_any_room();
         let mut posted = 0;
         while let Some(mut run) = flooding.take_run_buf(absent) {
             run.set_len(10_000);
@@ -104,13 +109,7 @@ fn beside_a_flood() {
         ..Config::default()
     };
     Runtime::new(Uring::new().expect("a ring"), config).block_on(async {
-        let any = "0.0.0.0:0".parse().expect("an address");
-        let options = UdpOptions {
-            kernel_send_bytes: Some(1),
-            ..UdpOptions::default()
-        };
-        let flooding = UdpSocket::bind_with(any, &options).expect("a socket");
-        let other = UdpSocket::bind(any).expect("a socket");
+        let (flooding, other) = one_with_hardly_any_room();
         let mut here = other.local_addr();
         here.set_ip("127.0.0.1".parse().expect("an address"));
         let post = |socket: &UdpSocket, to| {

@@ -65,36 +65,26 @@ fn who_waits_for_a_send_buffer_gets_it_from_a_post() {
 
 #[test]
 fn who_waits_for_a_send_buffer_gets_it_beside_one_who_takes_all_in_every_turn() {
-    let config = Config {
-        send_buffers: 4,
-        ..Config::default()
-    };
-    Runtime::new(Uring::new().expect("a ring"), config).block_on(async {
-        let nobody = UdpSocket::bind(localhost()).expect("a socket").local_addr();
-        let takes_all = spawn(async move {
-            let socket = UdpSocket::bind(localhost()).expect("a socket");
-            loop {
-                while let Some(mut buf) = socket.take_buf(8) {
-                    buf.put_slice(b"posted");
-                    socket.post_to(buf.share(), nobody).expect("there is room");
-                }
-                yield_now().await;
-            }
-        });
+    waits_beside(async |socket, nobody| {
+        while let Some(mut buf) = socket.take_buf(8) {
+            buf.put_slice(b"posted");
+            socket.post_to(buf.share(), nobody).expect("there is room");
+        }
         yield_now().await;
-        let waits = spawn(async move {
-            let socket = UdpSocket::bind(localhost()).expect("a socket");
-            let sent = socket.send_to(b"awaited", nobody);
-            timeout(Duration::from_secs(5), sent).await
-        });
-        let sent = waits.await.expect("no panic");
-        sent.expect("it got a buffer").expect("no error");
-        takes_all.abort();
     });
 }
 
 #[test]
 fn who_waits_for_a_send_buffer_gets_it_before_those_who_come_later() {
+    waits_beside(async |socket, nobody| {
+        let four = (0..4).map(|_| socket.send_to(b"one of four", nobody));
+        futures::future::join_all(four).await;
+    });
+}
+
+/// There are four buffers, and one task takes all of them, again and again. Another one awaits its
+/// sends, and they get through.
+fn waits_beside(take_all: impl AsyncFn(&UdpSocket, SocketAddr) + 'static) {
     let config = Config {
         send_buffers: 4,
         ..Config::default()
@@ -104,8 +94,7 @@ fn who_waits_for_a_send_buffer_gets_it_before_those_who_come_later() {
         let takes_all = spawn(async move {
             let socket = UdpSocket::bind(localhost()).expect("a socket");
             loop {
-                let four = (0..4).map(|_| socket.send_to(b"one of four", nobody));
-                futures::future::join_all(four).await;
+                take_all(&socket, nobody).await;
             }
         });
         yield_now().await;

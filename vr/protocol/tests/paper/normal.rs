@@ -162,12 +162,7 @@ fn s4_1_5_a_primary_that_waits_is_kept_by_what_brings_it_nearer() {
 fn s4_1_5_who_has_all_is_heard_by_any_answer() {
     let mut primary = Bench::of(0, 5);
     primary.ask(7, 0, 0, b"");
-    let get = GetState {
-        view: View(0),
-        after: OpNumber(0),
-        checksum: root(&primary),
-        nonce: Nonce(7),
-    };
+    let get = question(&primary);
     let ok = primary.ok(1);
     let mut hear = |from, message: Message| primary.hear(from, message);
     for fetches in [2, 3] {
@@ -178,18 +173,23 @@ fn s4_1_5_who_has_all_is_heard_by_any_answer() {
     assert!(hear(4, ok).contains(Progress::COMMITTED | Progress::HEARD_QUORUM));
 }
 
+/// For all of the log that this primary has.
+fn question(primary: &Bench) -> GetState {
+    GetState {
+        view: View(0),
+        after: OpNumber(0),
+        checksum: root(primary),
+        nonce: Nonce(7),
+    }
+}
+
 /// §5.2: who asks for the log of a view has heard of it, and will follow it. Who asks the same
 /// again may hear nothing.
 #[test]
 fn s5_2_the_first_question_in_a_view_is_an_answer() {
     let mut primary = Bench::of(0, 3);
     primary.ask(7, 0, 0, b"");
-    let get = GetState {
-        view: View(0),
-        after: OpNumber(0),
-        checksum: root(&primary),
-        nonce: Nonce(7),
-    };
+    let get = question(&primary);
     let mut ask = || primary.hear(2, Message::GetState(get));
     assert!(ask().contains(Progress::HEARD_QUORUM));
     assert!(!ask().contains(Progress::HEARD_QUORUM));
