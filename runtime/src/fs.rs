@@ -555,16 +555,19 @@ impl fmt::Debug for File {
 /// # Panics
 /// Outside a runtime.
 pub async fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
+    open_dir(path.as_ref()).await?.sync_all().await
+}
+
+async fn open_dir(path: &Path) -> io::Result<File> {
     let options = OpenOptions {
         directory: true,
         ..OpenOptions::default()
     };
-    let directory = File::open_with(path, &options).await?;
-    directory.sync_all().await
+    File::open_with(path, &options).await
 }
 
 /// Makes the directory at `path`, and those above it that are missing, whose names are durable when
-/// this returns. If it is there nothing is made, nor synced.
+/// this returns. If it is there, or a link that leads to one, nothing is made, nor synced.
 ///
 /// It waits for the kernel, and not through the ring: for the start of a program.
 ///
@@ -572,17 +575,24 @@ pub async fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
 /// Some of them may have been made.
 ///
 /// # Errors
-/// What mkdir(2) says, with the path, and as for [`sync_dir`].
+/// What mkdir(2) says, with the path, and as for [`sync_dir`]: something else may be there.
 ///
 /// # Panics
 /// Outside a runtime.
 pub async fn create_dir_durable(path: impl AsRef<Path>) -> io::Result<()> {
-    let (mut missing, mut is_there) = (vec![path.as_ref()], false);
+    // Without a dot at its end, which is not found below what is still missing.
+    let wanted = path.as_ref().components().as_path();
+    let (mut missing, mut is_there) = (vec![wanted], false);
     while let Some(&path) = missing.last() {
         let (made, parent) = (current().reactor().make_directory(path), parent_of(path));
         match made {
             Ok(()) => sync_dir(parent).await?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            // What else may be there: a file, or a link that leads nowhere.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if path == wanted {
+                    open_dir(path).await?;
+                }
+            }
             // Once: if it is there, and there is nothing below it, it leads nowhere.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !is_there => {
                 if parent == path {

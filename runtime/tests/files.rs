@@ -250,13 +250,59 @@ fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
     conformance::on_uring("no directory", || async {
         let folder = Folder::new("no-directory");
         drop(folder.file().await);
-        let error = create_dir_durable(folder.path("file").join("below")).await;
-        let error = error.expect_err("a file has nothing below it");
-        assert!(error.to_string().contains("below"), "{error}");
         std::os::unix::fs::symlink("nowhere", folder.path("link")).expect("a link");
-        let error = create_dir_durable(folder.path("link").join("below")).await;
-        let error = error.expect_err("it leads nowhere");
-        assert_eq!(error.kind(), ErrorKind::NotFound);
+        let file = folder.path("file");
+        let link = folder.path("link");
+        for (path, kind) in [
+            (file.join("below"), ErrorKind::NotADirectory),
+            (file, ErrorKind::NotADirectory),
+            (link.join("below"), ErrorKind::NotFound),
+            (link, ErrorKind::NotFound),
+            (PathBuf::new(), ErrorKind::NotFound),
+        ] {
+            let error = create_dir_durable(&path).await.expect_err("it cannot be");
+            assert_eq!(error.kind(), kind, "{path:?}");
+            let named = path.display().to_string();
+            assert!(error.to_string().contains(&named), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_directory_is_made_whatever_way_the_path_takes_to_it() {
+    conformance::on_uring("ways to a directory", || async {
+        let folder = Folder::new("ways");
+        std::fs::create_dir(folder.path("there")).expect("made");
+        std::os::unix::fs::symlink("there", folder.path("link")).expect("a link");
+        for (path, made) in [
+            ("one/", "one"),
+            ("two/.", "two"),
+            ("three/./below/.", "three/below"),
+            ("four/../five", "five"),
+            ("six/..", "six"),
+            ("link/below", "there/below"),
+            ("link", "there"),
+            ("..", "there"),
+        ] {
+            let created = create_dir_durable(folder.path(path)).await;
+            created.unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert!(folder.path(made).is_dir(), "{path}");
+        }
+        for path in [".", "..", "./", "/"] {
+            create_dir_durable(path).await.expect("it is there");
+        }
+    });
+}
+
+#[test]
+fn many_make_the_same_directories_at_once() {
+    conformance::on_uring("the same directories", || async {
+        let folder = Folder::new("same");
+        let deep = folder.path("one").join("two").join("three");
+        for made in join_all((0..20).map(|_| create_dir_durable(&deep))).await {
+            made.expect("made, or there");
+        }
+        assert!(deep.is_dir());
     });
 }
 
