@@ -108,14 +108,23 @@ impl BufPool {
         self.take_for(len)
     }
 
-    /// Has the task woken when a buffer comes back, also if there is one that is kept for others.
-    /// Give the place back with [`give_way`](Self::give_way).
-    pub(crate) fn wait(&self, place: &mut Place, cx: &Context<'_>) {
+    /// A buffer, if there is one for each who waited before, too; else the task is woken when one
+    /// comes back. Give the place back with [`give_way`](Self::give_way).
+    pub(crate) fn poll_take(&self, place: &mut Place, cx: &Context<'_>) -> Poll<Buf> {
+        if self.available() > self.pool.waiting.before(place) {
+            let buf = self.take().expect("one is available");
+            self.leave(place);
+            return Poll::Ready(buf);
+        }
         self.pool.waiting.wait(place, 1, cx);
+        Poll::Pending
     }
 
     /// Stops waiting. What was kept for it is for others who wait.
     pub(crate) fn give_way(&self, place: &mut Place) {
+        if !place.is_taken() {
+            return;
+        }
         self.leave(place);
         if self.is_awaited() && self.available() > 0 {
             self.pool.have_waiting_woken();

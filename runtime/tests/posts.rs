@@ -1,15 +1,30 @@
 //! Sends that are posted and forgotten: they cost no turn of their own, and hold up nobody.
 
+use std::cell::Cell;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
+use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
+use futures::poll;
 use viewring_runtime::net::UdpSocket;
 use viewring_runtime::time::{sleep, timeout};
 use viewring_runtime::{Config, Runtime, Uring, metrics, spawn, yield_now};
 
 fn localhost() -> SocketAddr {
     "127.0.0.1:0".parse().expect("an address")
+}
+
+/// Runs `body` where there are so many send buffers. It is given an address where nobody listens.
+fn with_send_buffers(send_buffers: usize, body: impl AsyncFnOnce(SocketAddr)) {
+    let config = Config {
+        send_buffers,
+        ..Config::default()
+    };
+    Runtime::new(Uring::new().expect("a ring"), config).block_on(async {
+        let nobody = UdpSocket::bind(localhost()).expect("a socket").local_addr();
+        body(nobody).await;
+    });
 }
 
 #[test]
@@ -46,13 +61,8 @@ fn a_question_that_is_posted_and_its_answer_are_one_enter() {
 
 #[test]
 fn who_waits_for_a_send_buffer_gets_it_from_a_post() {
-    let config = Config {
-        send_buffers: 1,
-        ..Config::default()
-    };
-    Runtime::new(Uring::new().expect("a ring"), config).block_on(async {
+    with_send_buffers(1, async |nobody| {
         let socket = UdpSocket::bind(localhost()).expect("a socket");
-        let nobody = UdpSocket::bind(localhost()).expect("a socket").local_addr();
         for _ in 0..10 {
             let mut only = socket.take_buf(8).expect("a buffer");
             only.put_slice(b"posted");
@@ -85,12 +95,7 @@ fn who_waits_for_a_send_buffer_gets_it_before_those_who_come_later() {
 /// There are four buffers, and one task takes all of them, again and again. Another one awaits its
 /// sends, and they get through.
 fn waits_beside(take_all: impl AsyncFn(&UdpSocket, SocketAddr) + 'static) {
-    let config = Config {
-        send_buffers: 4,
-        ..Config::default()
-    };
-    Runtime::new(Uring::new().expect("a ring"), config).block_on(async {
-        let nobody = UdpSocket::bind(localhost()).expect("a socket").local_addr();
+    with_send_buffers(4, async |nobody| {
         let takes_all = spawn(async move {
             let socket = UdpSocket::bind(localhost()).expect("a socket");
             loop {
@@ -107,6 +112,53 @@ fn waits_beside(take_all: impl AsyncFn(&UdpSocket, SocketAddr) + 'static) {
         });
         waits.await.expect("no panic");
         takes_all.abort();
+    });
+}
+
+#[test]
+fn those_who_wait_for_a_send_buffer_get_it_in_turn() {
+    const SENDS: usize = 40;
+    for (buffers, tasks) in [(1, 3), (2, 5), (3, 7), (8, 32)] {
+        with_send_buffers(buffers, async move |nobody| {
+            let sent: Rc<[_]> = (0..tasks).map(|_| Cell::new(0)).collect();
+            let sending = (0..tasks).map(|task| {
+                let sent = Rc::clone(&sent);
+                spawn(async move {
+                    let socket = UdpSocket::bind(localhost()).expect("a socket");
+                    loop {
+                        socket.send_to(b"mine", nobody).await.expect("no error");
+                        sent[task].set(sent[task].get() + 1);
+                    }
+                })
+            });
+            let sending: Vec<_> = sending.collect();
+            while sent.iter().map(Cell::get).sum::<usize>() < tasks * SENDS {
+                yield_now().await;
+            }
+            let fewest = sent.iter().map(Cell::get).min();
+            assert!(fewest >= Some(SENDS - 2), "{buffers} buffers: {sent:?}");
+            sending.into_iter().for_each(|task| task.abort());
+        });
+    }
+}
+
+#[test]
+fn who_waits_for_a_send_buffer_and_goes_lets_the_next_one_have_it() {
+    with_send_buffers(1, async move |nobody| {
+        let socket = UdpSocket::bind(localhost()).expect("a socket");
+        let only = socket.take_buf(8).expect("a buffer");
+        let mut first = Box::pin(socket.send_to(b"first", nobody));
+        assert!(poll!(&mut first).is_pending());
+        drop(only);
+        assert!(socket.take_buf(8).is_none(), "it is kept for the first");
+        let next = spawn(async move {
+            let socket = UdpSocket::bind(localhost()).expect("a socket");
+            let sent = timeout(Duration::from_secs(5), socket.send_to(b"next", nobody)).await;
+            sent.expect("it got the buffer").expect("no error");
+        });
+        yield_now().await;
+        drop(first);
+        next.await.expect("no panic");
     });
 }
 

@@ -268,7 +268,9 @@ impl UdpSocket {
 
     /// Sends a copy of `payload` to `to` as one datagram and waits until the kernel has taken it.
     ///
-    /// Sends of one socket are not ordered among each other.
+    /// Sends of one socket are not ordered among each other. If all send buffers are in flight it
+    /// waits for one, behind the sends that waited before it; so one that waits and is not polled
+    /// any more keeps a buffer from others until it is dropped.
     ///
     /// # Cancel safety
     /// Dropping it before it is done leaves open whether the datagram is sent.
@@ -316,14 +318,13 @@ impl UdpSocket {
         result
     }
 
-    /// Waits for a send buffer if all are in flight.
+    /// Waits for a send buffer if all are in flight, or others wait.
     async fn copy(&self, payload: &[u8]) -> SharedBuf {
-        let mut buf = match self.take_buf(payload.len()) {
-            Some(buf) => buf,
-            None => {
-                let (pool, place) = (self.runtime.send_bufs(), Place::default());
-                SendBuf { pool, place }.await
-            }
+        let (pool, place) = (self.runtime.send_bufs(), Place::default());
+        let mut buf = if payload.len() <= pool.buf_len() {
+            SendBuf { pool, place }.await
+        } else {
+            Buf::with_capacity(payload.len())
         };
         buf.put_slice(payload);
         buf.share()
@@ -431,13 +432,7 @@ impl Future for SendBuf<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Buf> {
         let this = self.get_mut();
-        if this.place.is_taken()
-            && let Some(buf) = this.pool.take()
-        {
-            return Poll::Ready(buf);
-        }
-        this.pool.wait(&mut this.place, cx);
-        Poll::Pending
+        this.pool.poll_take(&mut this.place, cx)
     }
 }
 
