@@ -4,7 +4,7 @@ use viewring_protocol::{
     Checksum, ClientId, Commit, Configuration, DoViewChange, Draft, Durable, Effect, Effects,
     Entry, Header, Ignored, Kind, Message, OpNumber, Options, Outcome, Prepare, PrepareOk,
     Progress, Record, Recovery, RecoveryResponse, Replica, ReplicaId, Reply, Request,
-    RequestNumber, Restore, StartView, StartViewChange, Tail, View, WalkInReply,
+    RequestNumber, Restore, StartView, StartViewChange, Summary, Tail, View, WalkInReply,
 };
 
 /// What no timeout of this test waits for.
@@ -102,6 +102,19 @@ impl Bench {
         }
         self.perform(effects);
         executed
+    }
+
+    /// Takes the checkpoint that is due, of a state of one byte: the log in front of it goes.
+    pub(crate) fn take_checkpoint(&mut self) -> Summary {
+        let mut draft = self.drafts.pop().expect("one is due");
+        let mut effects = Effects::new();
+        self.replica.checkpoint_begun(&draft, &mut effects);
+        self.perform(effects);
+        while draft.write_clients(1024) {}
+        draft.write_state(&[1]);
+        let summary = self.replica.on_checkpoint(draft).summary();
+        skip(self.flush());
+        summary
     }
 
     /// A turn with one message; the journal writes at once.

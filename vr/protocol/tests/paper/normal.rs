@@ -2,8 +2,8 @@
 
 use super::bench::{Bench, FITTED, chain, commit, fit, prepare, request, root, skip, wish};
 use viewring_protocol::{
-    Checksum, Effects, GetState, Ignored, Message, Nonce, OpNumber, Outcome, PrepareOk, Progress,
-    Replica, ReplicaId, View,
+    Checksum, Configuration, Effects, GetCheckpoint, GetState, Ignored, Message, Nonce, OpNumber,
+    Options, Outcome, PrepareOk, Progress, Replica, ReplicaId, Summary, View,
 };
 
 /// §4.1, step 2: "If the request-number s isn't bigger than the information in the table it drops
@@ -193,6 +193,65 @@ fn s5_2_the_first_question_in_a_view_is_an_answer() {
     let mut ask = || primary.hear(2, Message::GetState(get));
     assert!(ask().contains(Progress::HEARD_QUORUM));
     assert!(!ask().contains(Progress::HEARD_QUORUM));
+}
+
+/// §5.1: a primary that has taken a checkpoint, and waits for one more to be acknowledged.
+fn waits_behind_a_checkpoint() -> (Bench, Summary) {
+    let group = Configuration::new(3).expect("odd");
+    let options = Options {
+        checkpoint_interval: 2,
+        checkpoint_keep: 0,
+        ..Options::default()
+    };
+    let mut primary = Bench::with(Replica::founding_member(ReplicaId(0), group, options));
+    for number in 0..2 {
+        primary.ask(7, number.min(1), number, b"");
+        let ok = primary.ok(number + 1);
+        skip(primary.hear(1, ok));
+        primary.execute(b"");
+    }
+    let summary = primary.take_checkpoint();
+    primary.ask(7, 1, 2, b"");
+    assert!(
+        primary.replica.entry(OpNumber(1)).is_none(),
+        "it is cut off"
+    );
+    (primary, summary)
+}
+
+fn is_heard(primary: &mut Bench, message: Message) -> bool {
+    primary.hear(2, message).contains(Progress::HEARD_QUORUM)
+}
+
+/// From one that has nothing of the log.
+fn far_behind(primary: &Bench) -> Message {
+    Message::PrepareOk(PrepareOk {
+        view: View(0),
+        op: OpNumber(0),
+        checksum: root(primary),
+    })
+}
+
+fn piece(summary: Summary, offset: u64) -> Message {
+    let (view, nonce) = (View(0), Nonce(8));
+    Message::GetCheckpoint(GetCheckpoint {
+        view,
+        nonce,
+        summary,
+        offset,
+    })
+}
+
+/// §5.1: who is so far behind that it must read a checkpoint has nothing else to say meanwhile, and
+/// no Prepare would help it. A large one is read for long.
+#[test]
+fn s5_1_who_reads_a_checkpoint_is_heard() {
+    let (mut primary, summary) = waits_behind_a_checkpoint();
+    let ok = far_behind(&primary);
+    assert!(is_heard(&mut primary, piece(summary, 0)));
+    for _ in 0..3 {
+        assert!(is_heard(&mut primary, ok.clone()));
+    }
 }
 
 /// §4.1, step 5, with a disk: the primary's own copy counts when it is durable, as any other.
