@@ -163,6 +163,40 @@ fn who_waits_for_a_send_buffer_and_goes_lets_the_next_one_have_it() {
 }
 
 #[test]
+fn sends_that_are_given_up_at_any_moment_leave_every_buffer_to_others() {
+    for buffers in 1..=5 {
+        with_send_buffers(buffers, async move |nobody| {
+            let tasks = (0..8_u64).map(|task| {
+                spawn(async move {
+                    let socket = UdpSocket::bind(localhost()).expect("a socket");
+                    for round in 0..100_u64 {
+                        let send = Box::pin(socket.send_to(b"perhaps", nobody));
+                        // The first has no time, the next ones have more.
+                        let patience = Duration::from_micros((task + round) % 7 * 5);
+                        let _given_up = timeout(patience, send).await.is_err();
+                        if let Some(mut buf) = socket.take_buf(6) {
+                            buf.put_slice(b"posted");
+                            let _refused = socket.post_to(buf.share(), nobody).is_err();
+                        }
+                    }
+                    socket.send_to(b"last", nobody).await.expect("no error");
+                })
+            });
+            for task in tasks.collect::<Vec<_>>() {
+                let ended = timeout(Duration::from_secs(5), task).await;
+                ended.expect("it got its buffer").expect("no panic");
+            }
+            while metrics().operations_in_flight > 0 {
+                yield_now().await;
+            }
+            let socket = UdpSocket::bind(localhost()).expect("a socket");
+            let free: Vec<_> = std::iter::from_fn(|| socket.take_buf(8)).collect();
+            assert_eq!(free.len(), buffers);
+        });
+    }
+}
+
+#[test]
 fn a_run_that_fails_when_its_socket_is_gone_is_not_sent_from_another() {
     Runtime::new(Uring::new().expect("a ring"), Config::default()).block_on(async {
         let socket = UdpSocket::bind(localhost()).expect("a socket");

@@ -326,9 +326,9 @@ impl Uring {
     fn finish_closing(&mut self) -> io::Result<()> {
         self.unawaited = 0; // they are done when it returns
         self.ring.enter(0)?;
-        let mut early = mem::take(&mut self.early);
-        self.dispatch_reaped(&mut early);
-        self.early = early;
+        let mut completions = Vec::new();
+        self.dispatch_reaped(&mut completions);
+        self.early.append(&mut completions);
         self.retry_sends();
         Ok(())
     }
