@@ -67,7 +67,7 @@ pub(crate) fn unpark_by_current(peer: &Arc<dyn Unpark>) -> bool {
 }
 
 /// None outside a runtime, and while the thread ends.
-fn try_with_current<R>(f: impl FnOnce(&Rc<Inner>) -> R) -> Option<R> {
+pub(crate) fn try_with_current<R>(f: impl FnOnce(&Rc<Inner>) -> R) -> Option<R> {
     let called = CURRENT.try_with(|current| current.borrow().as_ref().map(f));
     called.ok().flatten()
 }

@@ -49,6 +49,11 @@ impl Instant {
         current::with_current(Inner::now)
     }
 
+    /// The present, or None outside a runtime: for what is called from anywhere, as a logger is.
+    pub fn try_now() -> Option<Self> {
+        current::try_with_current(Inner::now)
+    }
+
     /// The time that passed since this moment; zero if it lies in the future.
     pub fn elapsed(self) -> Duration {
         Self::now() - self

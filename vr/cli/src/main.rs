@@ -72,7 +72,12 @@ fn run(program: Program) -> Result<Exit, Failure> {
         Command::Demo(_) | Command::Config(_) | Command::Kv(_) => log::Wont::Warnings,
         Command::Bench(_) | Command::Status(_) => log::Wont::Warnings,
     };
-    log::start(wont, program.verbose)?;
+    let clock = if matches!(program.command, Command::Sim(_)) {
+        log::Clock::Virtual
+    } else {
+        log::Clock::Wall
+    };
+    log::start(wont, clock, program.verbose)?;
     match program.command {
         Command::Demo(args) => demo::run(&args),
         Command::Config(args) => config::run(&args),
