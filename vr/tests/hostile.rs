@@ -66,6 +66,7 @@ async fn honest_datagrams() -> Vec<Vec<u8>> {
             after: op,
             checksum: Checksum(6),
             nonce: Nonce(7),
+            pages: u8::MAX,
         }),
     ];
     let tap = UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a socket");

@@ -154,7 +154,8 @@ pub struct Options {
     pub window: u64,
     /// One `Prepare` carries entries up to this many bytes; a larger entry goes alone.
     pub prepare_budget_bytes: usize,
-    /// One `NewState` carries entries up to this many bytes; a larger entry goes alone.
+    /// A page: a `NewState` carries entries up to this many bytes, or a few times as many where
+    /// [round trips are long](crate::Replica::allow_pages); a larger entry goes alone.
     pub page_budget_bytes: usize,
     /// A request with a larger body is refused.
     pub max_body_bytes: usize,
@@ -168,7 +169,8 @@ pub struct Options {
     /// not while the log takes more than `checkpoint_bytes`.
     pub checkpoint_keep: u64,
     /// What other replicas fetch, pages and pieces of checkpoints, takes so many bytes from one
-    /// [`refill`](crate::Replica::refill) to the next, and one page or piece more.
+    /// [`refill`](crate::Replica::refill) to the next, and one page or piece more; an answer of
+    /// several pages is paid off by the next refills.
     pub transfer_budget_bytes: usize,
     /// So many reads may wait; more are told that the replica is busy.
     pub max_reads: usize,

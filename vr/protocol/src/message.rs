@@ -203,6 +203,8 @@ pub struct GetState {
     pub checksum: Checksum,
     /// To be repeated in the answer.
     pub nonce: Nonce,
+    /// As long as how many pages the answer may be.
+    pub pages: u8,
 }
 
 /// A page of entries (VRR §5.2).
@@ -244,6 +246,8 @@ pub struct GetCheckpoint {
     pub summary: Summary,
     /// Where the piece begins: how much of it the sender has.
     pub offset: u64,
+    /// As long as how many pages it may be.
+    pub pages: u8,
 }
 
 /// A piece of a checkpoint; or the offer of one, if it has no bytes. Not in the paper.

@@ -164,13 +164,10 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
             put_numbers(out, &[view.0, root.0]);
             put_tail(out, tail);
         }
-        Message::GetState(GetState {
-            view,
-            after,
-            checksum,
-            nonce,
-        }) => {
-            put_numbers(out, &[view.0, after.0, checksum.0, nonce.0]);
+        Message::GetState(get) => {
+            put_numbers(out, &[get.view.0, get.after.0]);
+            put_numbers(out, &[get.checksum.0, get.nonce.0]);
+            out.push(get.pages);
         }
         Message::NewState(NewState {
             view,
@@ -187,6 +184,7 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
             put_numbers(out, &[get.view.0, get.nonce.0]);
             put_summary(out, &get.summary);
             put_numbers(out, &[get.offset]);
+            out.push(get.pages);
         }
         Message::CheckpointChunk(chunk) => {
             put_numbers(out, &[chunk.view.0, chunk.nonce.0]);
@@ -310,6 +308,7 @@ fn decode_one(kind: u8, input: &mut Input<'_>) -> Result<Message, WireError> {
             after: input.op()?,
             checksum: input.checksum()?,
             nonce: Nonce(input.number()?),
+            pages: input.byte()?,
         }),
         kind::NEW_STATE => {
             let (view, nonce) = (input.view()?, Nonce(input.number()?));
@@ -533,6 +532,7 @@ fn get_get_checkpoint(input: &mut Input<'_>) -> Result<GetCheckpoint, WireError>
         nonce: Nonce(input.number()?),
         summary: get_summary(input)?,
         offset: input.number()?,
+        pages: input.byte()?,
     })
 }
 

@@ -400,6 +400,10 @@ impl Stage {
             "give_up_view" => replica.give_up_view(&mut effects),
             "renew_round" => replica.renew_round(),
             "tell_others" => replica.tell_others(&mut effects),
+            "renew_vote" => {
+                replica.renew_vote(&mut effects);
+                Progress::NONE
+            }
             "resend_get_state" => replica.resend_get_state(&mut effects),
             "begin_recovery" => replica.begin_recovery(&mut effects),
             "announce" => replica.announce(&mut effects),

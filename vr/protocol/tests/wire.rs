@@ -185,8 +185,9 @@ fn golden_bytes() {
                 after: OpNumber(2),
                 checksum: Checksum(3),
                 nonce: Nonce(4),
+                pages: 5,
             }),
-            numbers(&["01", "02", "03", "04"]),
+            numbers(&["01", "02", "03", "04"]) + "05",
         ),
         (
             10,
@@ -245,8 +246,9 @@ fn golden_bytes() {
                 nonce: Nonce(4),
                 summary: summary(),
                 offset: 0x0102,
+                pages: 5,
             }),
-            numbers(&["01", "04", "07", "08", "09", "0b", "0a", "0c", "0201"]),
+            numbers(&["01", "04", "07", "08", "09", "0b", "0a", "0c", "0201"]) + "05",
         ),
         (
             15,
@@ -475,13 +477,14 @@ fn a_message() -> impl Strategy<Value = Message> {
                 tail,
             })
         }),
-        four().prop_map(|(view, after, sum, nonce)| {
+        (four(), any::<u8>()).prop_map(|((view, after, sum, nonce), pages)| {
             let (view, after, checksum) = (View(view), OpNumber(after), Checksum(sum));
             Message::GetState(GetState {
                 view,
                 after,
                 checksum,
                 nonce: Nonce(nonce),
+                pages,
             })
         }),
         (four(), a_run()).prop_map(|((view, nonce, op, commit), entries)| {
@@ -495,13 +498,14 @@ fn a_message() -> impl Strategy<Value = Message> {
                 commit,
             })
         }),
-        (four(), a_summary()).prop_map(|((view, nonce, offset, _), summary)| {
+        (four(), a_summary()).prop_map(|((view, nonce, offset, pages), summary)| {
             let (view, nonce) = (View(view), Nonce(nonce));
             Message::GetCheckpoint(GetCheckpoint {
                 view,
                 nonce,
                 summary,
                 offset,
+                pages: pages.to_le_bytes()[0],
             })
         }),
         (

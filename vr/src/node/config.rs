@@ -77,9 +77,10 @@ pub struct Checkpoints {
     /// So many operations behind it are kept for replicas that are a little late.
     pub keep: u64,
     /// A page of operations, or a piece of a checkpoint, has so many bytes: it is written, sent and
-    /// read in one go.
+    /// read in one go. To who is far away several are sent at once, up to eight, and 512 KiB.
     pub page_bytes: usize,
-    /// So many bytes of pages and pieces are sent to others in one [upkeep](Timeouts::upkeep).
+    /// So many bytes of pages and pieces are sent to others in one [upkeep](Timeouts::upkeep), and
+    /// at most one page or piece more; several at once are paid off by as many upkeeps.
     pub transfer_bytes: usize,
 }
 

@@ -94,6 +94,8 @@ pub struct Node<S> {
     votes_count_from: Instant,
     /// Whether entries that we asked for have come since the last upkeep.
     transferred: bool,
+    /// When they last had, or were last asked for again.
+    fetched_at: Instant,
     /// View changes that have failed in a row.
     failures: u32,
     /// When the present role began.
@@ -211,6 +213,7 @@ impl<S: StateMachine> Node<S> {
             votes_expire_at: now + config.timeouts.silence * 2,
             votes_count_from: now,
             transferred: false,
+            fetched_at: now,
             failures: 0,
             role_since: now,
             heard_at: now,
@@ -383,10 +386,16 @@ impl<S: StateMachine> Node<S> {
             self.core.role(),
             Role::Backup | Role::CatchingUp | Role::Recovering
         );
-        let never = self.bug == Some(WaitBug::TransferNotRepeated);
-        if std::mem::take(&mut self.transferred) || !may_fetch || never {
+        if std::mem::take(&mut self.transferred) || !may_fetch {
+            self.fetched_at = now;
             return Progress::NONE;
         }
+        self.core.renew_vote(&mut self.effects);
+        let is_early = now < self.fetched_at + self.patience_with(self.core.source());
+        if is_early || self.bug == Some(WaitBug::TransferNotRepeated) {
+            return Progress::NONE;
+        }
+        self.fetched_at = now;
         self.core.resend_get_state(&mut self.effects)
     }
 

@@ -29,6 +29,12 @@ const SAMPLES: usize = 7;
 /// So many pings may be under way; an answer to an earlier one says nothing any more.
 const UNDER_WAY: usize = 8;
 
+/// A page for so much of a round trip is asked for at once: with the default of 48 KiB a page that
+/// is 10 MB/s, until an answer is as long as it may be.
+const PER_PAGE: Duration = Duration::from_millis(5);
+/// No answer is waited for any longer, whatever was measured.
+const PATIENCE_MAX: Duration = Duration::from_secs(4);
+
 /// A question that may be answered still, once by each.
 #[derive(Debug)]
 struct Ping {
@@ -98,6 +104,12 @@ impl RoundTrips {
         true
     }
 
+    /// How far away this one is; zero while it has not answered.
+    fn to(&self, replica: ReplicaId) -> Duration {
+        let samples = self.samples.get(replica.index());
+        samples.and_then(median).unwrap_or_default()
+    }
+
     /// Within how long a quorum answers; None while too few have answered.
     pub(super) fn of_quorum(&self) -> Option<Duration> {
         let mut medians: Vec<Duration> = self.samples.iter().filter_map(median).collect();
@@ -116,6 +128,10 @@ impl<S: StateMachine> Node<S> {
         let ignored = self.bug == Some(WaitBug::RoundTripsIgnored);
         if let Some(round_trip) = self.round_trips.of_quorum().filter(|_| !ignored) {
             self.timeouts = self.configured.scaled(round_trip);
+            for id in self.core.configuration().replicas() {
+                self.core
+                    .allow_pages(id, pages_worth(self.round_trips.to(id)));
+            }
         }
         let token = random();
         self.round_trips.asked(token, now);
@@ -123,6 +139,16 @@ impl<S: StateMachine> Node<S> {
         for to in (0..self.replicas.len()).filter(|&id| id != own) {
             self.send_bytes(self.replicas[to], PING_KIND, &token.to_le_bytes());
         }
+    }
+
+    /// For how long to wait for what this replica was asked for. Whoever asks again sooner is sent
+    /// the same several times.
+    pub(super) fn patience_with(&self, replica: ReplicaId) -> Duration {
+        if self.bug == Some(WaitBug::RoundTripsIgnored) {
+            return self.timeouts.upkeep;
+        }
+        let answer = self.round_trips.to(replica) * 2;
+        answer.clamp(self.timeouts.upkeep, PATIENCE_MAX.max(self.timeouts.upkeep))
     }
 
     /// A ping is answered with what it carries; an answer is measured.
@@ -140,6 +166,12 @@ impl<S: StateMachine> Node<S> {
         }
         Progress::NONE
     }
+}
+
+/// How many pages are asked for at once where a round trip takes so long.
+fn pages_worth(round_trip: Duration) -> u8 {
+    let more = round_trip.as_nanos() / PER_PAGE.as_nanos();
+    u8::try_from(more).unwrap_or(u8::MAX).saturating_add(1)
 }
 
 fn median(samples: &VecDeque<Duration>) -> Option<Duration> {

@@ -7,7 +7,8 @@ use std::time::Duration;
 /// A view change takes about [`silence`](Self::silence) to be noticed and a few round trips. Where
 /// round trips are long, a replica measures them and waits longer than is said here for what takes
 /// a round trip, but for no more than four times as long: with the defaults, a group whose round
-/// trips take more than two seconds may change its view for ever.
+/// trips take more than two seconds may change its view for ever. Only for what it fetches from
+/// another replica it waits for two round trips to that one, up to four seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// A primary that has nothing to prepare says so, this often.

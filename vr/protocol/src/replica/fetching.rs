@@ -61,12 +61,14 @@ impl Replica {
             nonce: transfer.nonce,
             summary: incoming.summary(),
             offset: incoming.len(),
+            pages: self.paging.pages(from),
         };
         effects.send(from, Message::GetCheckpoint(get));
     }
 
     /// No piece has come from this replica: the next one may have it, too.
     pub(super) fn ask_another_for_piece(&mut self, silent: ReplicaId, effects: &mut Effects) {
+        self.paging.asked_in_vain();
         let others = || self.group.replicas().filter(|&id| id != self.id);
         let next = others().find(|&id| id > silent).or(others().next());
         let transfer = self.transfer.as_mut().expect("a piece was asked for");
@@ -106,6 +108,7 @@ impl Replica {
         }
         self.checkpoints.count().resumed += u64::from(incoming.is_of_another(from));
         let is_whole = incoming.is_whole();
+        self.paging.answered();
         self.next_stage(Stage::Piece(from));
         if self.role() == Role::CatchingUp && self.primary() != self.id {
             // The source is alive: there is no reason to go on.

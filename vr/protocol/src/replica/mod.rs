@@ -5,6 +5,7 @@ mod checkpoint;
 mod fetching;
 mod formation;
 mod normal;
+mod paging;
 mod preparing;
 mod reads;
 mod recovery;
@@ -38,6 +39,7 @@ use busy::Busy;
 use checkpoint::Checkpoints;
 use fetching::Fetching;
 use formation::Formation;
+use paging::Paging;
 use preparing::Prepared;
 use reads::Reads;
 use recovery::Asking;
@@ -62,6 +64,7 @@ use view_change::Brought;
 /// | [`resend_view_change`](Self::resend_view_change) | view change | the view has not started |
 /// | [`give_up_view`](Self::give_up_view) | view change, catching up | … for a long while |
 /// | [`resend_get_state`](Self::resend_get_state) | catching up, backup, recovering | no page |
+/// | [`renew_vote`](Self::renew_vote) | catching up | periodic, more often than the silence |
 /// | [`refill`](Self::refill) | any | periodic, often |
 /// | [`expire_votes`](Self::expire_votes) | members | periodic, twice the silence or more |
 /// | [`ease`](Self::ease) | primary | periodic, some ten times a second or more |
@@ -119,6 +122,7 @@ pub struct Replica {
     nonces: Nonces,
     transfer: Option<Transfer>,
     fetching: Fetching,
+    paging: Paging,
     serving: Serving,
     checkpoints: Checkpoints,
 
@@ -185,6 +189,7 @@ impl Replica {
             nonces: Nonces::new(incarnation),
             transfer: None,
             fetching: Fetching::default(),
+            paging: Paging::new(),
             serving: Serving::new(options.transfer_budget_bytes),
             checkpoints: Checkpoints::default(),
             reads: Reads::new(incarnation, options.lease_us > 0),

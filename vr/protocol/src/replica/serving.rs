@@ -1,10 +1,12 @@
 //! Giving others what they lack: pages of the log (VRR §5.2), and pieces of a checkpoint.
 //!
-//! Both are bounded in time: there is a budget of bytes, which [`Replica::refill`] renews. Who asks
-//! beyond it is remembered, with the last question only, and answered after the refill. What one
-//! is fetching is kept for as long as it goes on asking: the checkpoint that was offered, one for
-//! all, and the log behind it.
+//! Both are bounded in time: there is a budget of bytes, which [`Replica::refill`] renews. While
+//! any is left, one answer may be longer than that; one of several pages is paid off by as many
+//! refills. Who asks meanwhile is remembered, with the last question only, and answered then. What
+//! one is fetching is kept for as long as it goes on asking: the checkpoint that was offered, one
+//! for all, and the log behind it.
 
+use super::paging::PAGES_MAX;
 use super::{Replica, Role};
 use crate::checkpoint::{Checkpoint, Summary};
 use crate::counters::Ignored;
@@ -20,6 +22,8 @@ use alloc::rc::Rc;
 pub(super) struct Serving {
     /// How many bytes may be sent before the next refill.
     left: usize,
+    /// How many were sent beyond that, and are to be paid off.
+    owed: usize,
     /// What was asked when nothing was left.
     waiting: BTreeMap<ReplicaId, Question>,
     /// Who was answered last of those who had to wait.
@@ -48,13 +52,17 @@ struct Reader {
 
 /// Less would be less than what goes with it.
 const PIECE_BYTES_MIN: usize = 64;
-/// Who has not asked during so many refills does not fetch any more.
-const IDLE_REFILLS_MAX: u32 = 12;
+/// Who has not asked during so many refills does not fetch any more. These are seconds: from far
+/// away one question comes in a round trip.
+const IDLE_REFILLS_MAX: u32 = 48;
+/// An answer of several pages has no more bytes, so that it fits a message.
+const ANSWER_BYTES_MAX: usize = 512 * 1024;
 
 impl Serving {
     pub(super) fn new(budget_bytes: usize) -> Self {
         Self {
             left: budget_bytes,
+            owed: 0,
             waiting: BTreeMap::new(),
             last: ReplicaId(0),
             readers: BTreeMap::new(),
@@ -76,8 +84,32 @@ impl Serving {
         self.offered = None;
     }
 
-    fn spend(&mut self, bytes: usize) {
+    /// An answer is sent that is as long as so many pages. One page more than is left is for free:
+    /// an entry of any length takes one refill, so that whoever fetches such entries gets on.
+    fn spend(&mut self, bytes: usize, pages: u8, budget_bytes: usize) {
+        let most = budget_bytes.saturating_mul(usize::from(pages.clamp(1, PAGES_MAX) - 1));
+        self.owed += bytes.saturating_sub(self.left).min(most);
         self.left = self.left.saturating_sub(bytes);
+    }
+
+    /// So many bytes may be sent again, less what is owed.
+    fn refill(&mut self, bytes: usize) {
+        let paid = self.owed.min(bytes);
+        self.owed -= paid;
+        self.left = bytes - paid;
+    }
+
+    /// Who waits for an answer is fetching still.
+    fn wait(&mut self, from: ReplicaId, question: Question) {
+        if let Some(reader) = self.readers.get_mut(&from) {
+            reader.idle = 0;
+        }
+        if let (Question::Piece(get), Some((offered, idle))) = (question, &mut self.offered)
+            && get.summary == offered.summary()
+        {
+            *idle = 0;
+        }
+        self.waiting.insert(from, question);
     }
 
     fn note_reader(&mut self, id: ReplicaId, has: OpNumber) {
@@ -103,7 +135,7 @@ impl Replica {
     /// had to wait.
     pub fn refill(&mut self, effects: &mut Effects) {
         self.invariants();
-        self.serving.left = self.options.transfer_budget_bytes;
+        self.serving.refill(self.options.transfer_budget_bytes);
         self.serving.grow_older();
         while self.serving.left > 0 {
             let waiting = &mut self.serving.waiting;
@@ -161,7 +193,7 @@ impl Replica {
 
     fn answer_or_wait(&mut self, from: ReplicaId, question: Question, effects: &mut Effects) {
         if self.serving.left == 0 {
-            self.serving.waiting.insert(from, question);
+            self.serving.wait(from, question);
         } else {
             self.answer(from, question, effects);
         }
@@ -177,6 +209,18 @@ impl Replica {
         }
     }
 
+    fn spend(&mut self, bytes: usize, pages: u8) {
+        let budget_bytes = self.options.transfer_budget_bytes;
+        self.serving.spend(bytes, pages, budget_bytes);
+    }
+
+    /// How long an answer of so many pages may be.
+    fn answer_bytes(&self, pages: u8) -> usize {
+        let page = self.options.page_budget_bytes;
+        let all = page.saturating_mul(usize::from(pages.clamp(1, PAGES_MAX)));
+        all.min(page.max(ANSWER_BYTES_MAX))
+    }
+
     /// Only a replica of the same view answers. Between views the log is frozen, and who asks can
     /// verify it.
     fn answer_get_state(
@@ -190,6 +234,7 @@ impl Replica {
             after,
             checksum,
             nonce,
+            pages,
         } = get;
         if view < self.view {
             return Err(Ignored::OldView);
@@ -205,8 +250,8 @@ impl Replica {
         }
         self.serving.note_reader(from, after);
         let (op, commit) = (self.log.op(), self.commit);
-        let entries = self.log.page(after, op, self.options.page_budget_bytes);
-        self.serving.spend(entries.iter().map(Entry::size).sum());
+        let entries = self.log.page(after, op, self.answer_bytes(pages));
+        self.spend(entries.iter().map(Entry::size).sum(), pages);
         let page = NewState {
             view,
             nonce,
@@ -253,6 +298,7 @@ impl Replica {
             nonce,
             summary,
             offset,
+            pages,
         } = get;
         let offered = self.serving.offered.iter().map(|(offered, _)| offered);
         let mut known = offered.chain(self.checkpoints.newest());
@@ -263,14 +309,14 @@ impl Replica {
             // Whoever asks has nothing of what this one covers, or will not use it.
             return self.offer(from, nonce, OpNumber::ZERO, effects);
         };
-        let piece_bytes = self.options.page_budget_bytes.max(PIECE_BYTES_MIN);
+        let piece_bytes = self.answer_bytes(pages).max(PIECE_BYTES_MIN);
         let bytes: Rc<[u8]> = checkpoint.bytes(offset, piece_bytes).into();
         if bytes.is_empty() {
             return Err(Ignored::Inconsistent);
         }
         self.serving.note_reader(from, summary.op);
         self.serving.offered = Some((checkpoint, 0));
-        self.serving.spend(bytes.len());
+        self.spend(bytes.len(), pages);
         self.send_piece(from, nonce, summary, offset, bytes, effects);
         Ok(())
     }

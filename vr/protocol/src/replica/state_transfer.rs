@@ -235,12 +235,25 @@ impl Replica {
             after,
             checksum,
             nonce: transfer.nonce,
+            pages: self.paging.pages(transfer.source),
         };
         effects.send(transfer.source, Message::GetState(get));
     }
 
-    /// A timeout: nothing that was asked for has arrived. Asks again; a new primary asks whoever
-    /// else brought the same log.
+    /// From whom something is fetched, or would be if something were missing.
+    pub fn source(&self) -> ReplicaId {
+        match &self.transfer {
+            Some(Transfer {
+                stage: Stage::Piece(from),
+                ..
+            }) => *from,
+            Some(transfer) => transfer.source,
+            None => self.primary(),
+        }
+    }
+
+    /// A timeout: nothing that was asked for has arrived. Asks again, for less; a new primary asks
+    /// whoever else brought the same log.
     pub fn resend_get_state(&mut self, effects: &mut Effects) -> Progress {
         self.invariants();
         match self.role() {
@@ -249,15 +262,14 @@ impl Replica {
                 self.invariants();
                 return progress;
             }
-            Role::Backup => {}
-            Role::CatchingUp => self.renew_vote(effects),
-            Role::Recovering => {}
+            Role::Backup | Role::CatchingUp | Role::Recovering => {}
             Role::Primary | Role::ViewChange | Role::Outside => {
                 return self.ignore(Ignored::WrongRole);
             }
         }
         match self.transfer.as_ref().map(|transfer| transfer.stage) {
             Some(Stage::Entries) => {
+                self.paging.asked_in_vain();
                 self.change_source();
                 self.emit_get_state(effects);
             }
@@ -323,6 +335,7 @@ impl Replica {
             self.transfer = Some(transfer);
             return self.ignore(Ignored::Inconsistent);
         }
+        self.paging.answered();
         match transfer.purpose {
             Purpose::Gap => self.append_page(new, effects),
             Purpose::Log { .. } => self.collect_page(transfer, new.entries, effects),

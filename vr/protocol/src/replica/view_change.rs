@@ -87,8 +87,9 @@ impl Replica {
 
     /// Between views, who has voted says so until the view starts: the others may have waited
     /// longer before they voted, and votes are forgotten that are not renewed.
-    pub(super) fn renew_vote(&mut self, effects: &mut Effects) {
+    pub fn renew_vote(&mut self, effects: &mut Effects) {
         if let Some(view) = self.votes.of(self.id)
+            && self.status == Status::ViewChange
             && !self.has(Bug::VoteNotRenewed)
         {
             self.cast(view, effects);

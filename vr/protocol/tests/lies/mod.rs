@@ -112,7 +112,10 @@ pub(crate) fn timeout(replica: &mut Replica, which: u8, effects: &mut Effects) {
         3 => replica.suspect_primary(effects),
         4 => replica.resend_view_change(effects),
         5 => replica.give_up_view(effects),
-        6 => replica.resend_get_state(effects),
+        6 => {
+            replica.renew_vote(effects);
+            replica.resend_get_state(effects)
+        }
         7 => replica.renew_round(),
         8 => replica.begin_recovery(effects),
         _ => replica.announce(effects),

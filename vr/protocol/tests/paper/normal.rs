@@ -180,6 +180,7 @@ fn question(primary: &Bench) -> GetState {
         after: OpNumber(0),
         checksum: root(primary),
         nonce: Nonce(7),
+        pages: 1,
     }
 }
 
@@ -239,6 +240,7 @@ fn piece(summary: Summary, offset: u64) -> Message {
         nonce,
         summary,
         offset,
+        pages: 1,
     })
 }
 

@@ -80,7 +80,10 @@ pub(crate) fn expire(replica: &mut Replica, timeout: Timeout, effects: &mut Effe
         Timeout::SuspectPrimary => replica.suspect_primary(effects),
         Timeout::ResendViewChange => replica.resend_view_change(effects),
         Timeout::GiveUpView => replica.give_up_view(effects),
-        Timeout::ResendGetState => replica.resend_get_state(effects),
+        Timeout::ResendGetState => {
+            replica.renew_vote(effects);
+            replica.resend_get_state(effects)
+        }
         Timeout::ExpireVotes => {
             replica.expire_votes();
             Progress::NONE
@@ -88,6 +91,10 @@ pub(crate) fn expire(replica: &mut Replica, timeout: Timeout, effects: &mut Effe
         Timeout::Announce => replica.announce(effects),
         Timeout::Refill => {
             replica.refill(effects);
+            // The further on in the group, the farther away.
+            for id in replica.configuration().replicas() {
+                replica.allow_pages(id, id.0 * 3);
+            }
             Progress::NONE
         }
         Timeout::BeginRecovery => replica.begin_recovery(effects),
