@@ -30,9 +30,8 @@ pub(super) struct Serving {
     last: ReplicaId,
     /// How far those are who fetch from us.
     readers: BTreeMap<ReplicaId, Reader>,
-    /// Where each last asked: in which view, behind which entry, and how far in the checkpoint that
-    /// ends there.
-    asked: BTreeMap<ReplicaId, (View, (OpNumber, u64))>,
+    /// How far each has asked.
+    asked: BTreeMap<ReplicaId, Asked>,
     /// The checkpoint that is being fetched, and refills since it was last asked for.
     offered: Option<(Rc<Checkpoint>, u32)>,
 }
@@ -42,6 +41,19 @@ enum Question {
     Entries(GetState),
     Piece(GetCheckpoint),
 }
+
+/// What somebody who fetches from us has asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// In which view, behind which entry, and how far in the checkpoint that ends there; the
+    /// furthest.
+    at: (View, OpNumber, u64),
+    /// Its last question was further than all before.
+    gets_on: bool,
+}
+
+/// What follows a checkpoint is further than any piece of it.
+const BEHIND: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug)]
 struct Reader {
@@ -157,7 +169,7 @@ impl Replica {
         get: GetState,
         effects: &mut Effects,
     ) -> Progress {
-        let progress = self.hear_reader(from, get.view, (get.after, 0));
+        let progress = self.hear_reader(from, (get.view, get.after, BEHIND));
         self.answer_or_wait(from, Question::Entries(get), effects);
         progress
     }
@@ -169,26 +181,38 @@ impl Replica {
         get: GetCheckpoint,
         effects: &mut Effects,
     ) -> Progress {
-        let progress = self.hear_reader(from, get.view, (get.summary.op, get.offset));
+        let progress = self.hear_reader(from, (get.view, get.summary.op, get.offset));
         self.answer_or_wait(from, Question::Piece(get), effects);
         progress
     }
 
     /// Who fetches the log of the view that we lead is about to follow it: there is no reason to
     /// stop leading, as there would be if nobody answered. A question is an answer if it is the
-    /// first one of this view, of which its sender has heard then, or goes on where the last one
-    /// was answered. Whoever asks the same again may be one that hears nothing, and would have us
-    /// lead for ever although nobody follows.
-    fn hear_reader(&mut self, from: ReplicaId, view: View, at: (OpNumber, u64)) -> Progress {
-        if view != self.view || self.role() != Role::Primary {
+    /// first one of this view, of which its sender has heard then, or further than all before, so
+    /// that these were answered. Whoever asks the same again may be one that hears nothing, and
+    /// whoever begins again may do so for ever: they would have us lead although nobody follows.
+    fn hear_reader(&mut self, from: ReplicaId, at: (View, OpNumber, u64)) -> Progress {
+        if at.0 != self.view || self.role() != Role::Primary {
             return Progress::NONE;
         }
-        let before = self.serving.asked.insert(from, (view, at));
-        if before.is_none_or(|before| before < (view, at)) {
-            self.hear_follower(from)
-        } else {
-            Progress::NONE
+        let asked = &mut self.serving.asked;
+        match asked.get_mut(&from).filter(|asked| asked.at >= at) {
+            Some(asked) => {
+                asked.gets_on = false;
+                Progress::NONE
+            }
+            None => {
+                asked.insert(from, Asked { at, gets_on: true });
+                self.hear_follower(from)
+            }
         }
+    }
+
+    /// Whether somebody has what it asked us for, as far as we know: it may be reading it now, or
+    /// have the rest from another. If it had not, it would have asked again.
+    pub(super) fn gets_on(&self, id: ReplicaId) -> bool {
+        let asked = self.serving.asked.get(&id);
+        asked.is_some_and(|asked| asked.at.0 == self.view && asked.gets_on)
     }
 
     fn answer_or_wait(&mut self, from: ReplicaId, question: Question, effects: &mut Effects) {

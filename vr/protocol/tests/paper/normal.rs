@@ -256,6 +256,48 @@ fn s5_1_who_reads_a_checkpoint_is_heard() {
     }
 }
 
+/// §5.1: who gets no piece would keep a primary for ever that commits nothing (V9).
+#[test]
+fn s5_1_who_fetches_a_checkpoint_in_vain_is_not_heard() {
+    let (mut primary, summary) = waits_behind_a_checkpoint();
+    let ok = far_behind(&primary);
+    assert!(!is_heard(&mut primary, ok.clone()), "it does not fetch");
+    let first = Message::GetState(question(&primary));
+    for (question, next) in [(first, 0), (piece(summary, 1), 2)] {
+        assert!(is_heard(&mut primary, question.clone()));
+        assert!(!is_heard(&mut primary, question), "it has no answer");
+        assert!(!is_heard(&mut primary, ok.clone()));
+        assert!(is_heard(&mut primary, piece(summary, next)), "it has one");
+        assert!(is_heard(&mut primary, ok.clone()));
+    }
+}
+
+/// §5.1: nor does anyone get on who cannot use what it has fetched, and begins again for ever.
+#[test]
+fn s5_1_who_fetches_a_checkpoint_again_is_not_heard() {
+    let (mut primary, summary) = waits_behind_a_checkpoint();
+    let mut fetch = || {
+        let (get, ok) = (question(&primary), far_behind(&primary));
+        let said = [Message::GetState(get), piece(summary, 0), ok];
+        said.map(|message| is_heard(&mut primary, message))
+    };
+    assert_eq!(fetch(), [true; 3]);
+    assert_eq!(fetch(), [false; 3]);
+}
+
+/// §5.2: what follows a checkpoint is further on than any piece of it.
+#[test]
+fn s5_2_who_asks_for_what_follows_a_checkpoint_gets_on() {
+    let (mut primary, summary) = waits_behind_a_checkpoint();
+    assert!(is_heard(&mut primary, piece(summary, 1)));
+    let behind = GetState {
+        after: summary.op,
+        checksum: summary.header.checksum,
+        ..question(&primary)
+    };
+    assert!(is_heard(&mut primary, Message::GetState(behind)));
+}
+
 /// §4.1, step 5, with a disk: the primary's own copy counts when it is durable, as any other.
 #[test]
 fn s4_1_5_the_primarys_own_copy_is_counted_when_durable() {
