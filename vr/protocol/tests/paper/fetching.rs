@@ -29,6 +29,11 @@ fn primary(entries: u64, transfer_budget_bytes: usize) -> Bench {
 
 /// How many entries replica 2 is given, that asks for so many pages.
 fn given(primary: &mut Bench, pages: u8) -> usize {
+    ask(primary, 2, pages);
+    answered(primary)
+}
+
+fn ask(primary: &mut Bench, from: u8, pages: u8) {
     let get = GetState {
         view: View(0),
         after: OpNumber(0),
@@ -36,20 +41,24 @@ fn given(primary: &mut Bench, pages: u8) -> usize {
         nonce: Nonce(7),
         pages,
     };
-    skip(primary.hear(2, Message::GetState(get)));
-    answered(primary)
+    skip(primary.hear(from, Message::GetState(get)));
 }
 
 /// How many entries the answers have that the primary has given since.
 fn answered(primary: &mut Bench) -> usize {
-    let answers = primary.said().into_iter().map(|(_, message)| {
-        if let Message::NewState(new) = message {
-            new.entries.len()
-        } else {
-            0
-        }
+    answers(primary).iter().map(|(_, entries)| entries).sum()
+}
+
+/// To whom they were given, and how many entries.
+fn answers(primary: &mut Bench) -> Vec<(ReplicaId, usize)> {
+    let said = primary.said().into_iter();
+    let answers = said.filter_map(|(to, message)| {
+        let Message::NewState(new) = message else {
+            return None;
+        };
+        Some((to?, new.entries.len()))
     });
-    answers.sum()
+    answers.collect()
 }
 
 /// How many entries it gives after a refill to who had to wait.
@@ -94,5 +103,27 @@ fn an_entry_longer_than_the_budget_is_paid_off_by_one_refill() {
         assert_eq!(given(&mut primary, 1), 0);
         assert!(refill(&mut primary) > 0);
         assert_eq!(refill(&mut primary), 0, "nobody waits");
+    }
+}
+
+/// Whoever asks for as much as it can get, again and again, makes others wait until two such
+/// answers are paid off: one that is given because something is left, and one in its turn.
+#[test]
+fn who_asks_without_end_starves_nobody() {
+    let mut primary = primary(100, PAGE_BYTES);
+    for _ in 0..5 {
+        let mut refills = 0;
+        ask(&mut primary, 1, 1);
+        let is_given = |answers: Vec<_>| answers.iter().any(|(to, _)| *to == ReplicaId(1));
+        while !is_given(answers(&mut primary)) {
+            refills += 1;
+            assert!(refills <= 16, "replica 2 was given more than two answers");
+            let mut effects = Effects::new();
+            primary.replica.refill(&mut effects);
+            primary.perform(effects);
+            for _ in 0..3 {
+                ask(&mut primary, 2, u8::MAX);
+            }
+        }
     }
 }
