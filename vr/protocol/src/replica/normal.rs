@@ -100,7 +100,7 @@ impl Replica {
         }
         // What is cut off is committed, and cannot be compared: who acknowledges no more than that
         // is far behind, and no Prepare would help it; but it hears us. It must read a checkpoint,
-        // and is on the way as long as it does not ask for the same in vain.
+        // and is on the way as long as it does not ask for the same again and again.
         let is_nearer = self.acks.of(holder) > before || (is_cut_off && self.gets_on(from));
         let heard = if is_nearer {
             self.hear_follower(from)

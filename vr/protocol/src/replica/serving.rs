@@ -48,9 +48,14 @@ struct Asked {
     /// In which view, behind which entry, and how far in the checkpoint that ends there; the
     /// furthest.
     at: (View, OpNumber, u64),
-    /// Its last question was further than all before.
-    gets_on: bool,
+    /// How often it has asked for the same since, or has begun again.
+    in_vain: u8,
 }
+
+/// Who asks for the same so often again does not get on. Once may be the network's doing, which
+/// has sent the question twice, or has lost the answer to it; and who has the last answer then may
+/// read it for long.
+const IN_VAIN_MAX: u8 = 4;
 
 /// What follows a checkpoint is further than any piece of it.
 const BEHIND: u64 = u64::MAX;
@@ -198,21 +203,23 @@ impl Replica {
         let asked = &mut self.serving.asked;
         match asked.get_mut(&from).filter(|asked| asked.at >= at) {
             Some(asked) => {
-                asked.gets_on = false;
+                // A question for an earlier piece is late: whoever begins again asks for entries.
+                let again = at == asked.at || at.2 == BEHIND;
+                asked.in_vain = asked.in_vain.saturating_add(u8::from(again));
                 Progress::NONE
             }
             None => {
-                asked.insert(from, Asked { at, gets_on: true });
+                asked.insert(from, Asked { at, in_vain: 0 });
                 self.hear_follower(from)
             }
         }
     }
 
     /// Whether somebody has what it asked us for, as far as we know: it may be reading it now, or
-    /// have the rest from another. If it had not, it would have asked again.
+    /// have the rest from another. If it had not, it would ask again and again.
     pub(super) fn gets_on(&self, id: ReplicaId) -> bool {
         let asked = self.serving.asked.get(&id);
-        asked.is_some_and(|asked| asked.at.0 == self.view && asked.gets_on)
+        asked.is_some_and(|asked| asked.at.0 == self.view && asked.in_vain < IN_VAIN_MAX)
     }
 
     fn answer_or_wait(&mut self, from: ReplicaId, question: Question, effects: &mut Effects) {

@@ -265,7 +265,10 @@ fn s5_1_who_fetches_a_checkpoint_in_vain_is_not_heard() {
     let first = Message::GetState(question(&primary));
     for (question, next) in [(first, 0), (piece(summary, 1), 2)] {
         assert!(is_heard(&mut primary, question.clone()));
-        assert!(!is_heard(&mut primary, question), "it has no answer");
+        for _ in 0..4 {
+            let heard = is_heard(&mut primary, question.clone());
+            assert!(!heard, "it has no answer");
+        }
         assert!(!is_heard(&mut primary, ok.clone()));
         assert!(is_heard(&mut primary, piece(summary, next)), "it has one");
         assert!(is_heard(&mut primary, ok.clone()));
@@ -282,7 +285,25 @@ fn s5_1_who_fetches_a_checkpoint_again_is_not_heard() {
         said.map(|message| is_heard(&mut primary, message))
     };
     assert_eq!(fetch(), [true; 3]);
+    assert_eq!(fetch(), [false, false, true], "it may have lost its memory");
     assert_eq!(fetch(), [false; 3]);
+}
+
+/// §5.1: the network may send its last question twice, or lose the answer once; it reads the
+/// checkpoint now, for long, and asks no more.
+#[test]
+fn s5_1_who_had_to_ask_twice_reads_a_checkpoint_all_the_same() {
+    let (mut primary, summary) = waits_behind_a_checkpoint();
+    let ok = far_behind(&primary);
+    assert!(is_heard(&mut primary, piece(summary, 1)));
+    for _ in 0..2 {
+        assert!(!is_heard(&mut primary, piece(summary, 1)));
+        assert!(is_heard(&mut primary, ok.clone()));
+    }
+    for _ in 0..100 {
+        assert!(!is_heard(&mut primary, piece(summary, 0)), "it is late");
+    }
+    assert!(is_heard(&mut primary, ok));
 }
 
 /// §5.2: what follows a checkpoint is further on than any piece of it.
