@@ -7,7 +7,7 @@ use std::time::Duration;
 use viewring::Null;
 use viewring::cluster::{Cluster, ClusterConfig, Planted, WaitBug};
 use viewring::protocol::wire::kind;
-use viewring_runtime::sim::{Delay, Verdict};
+use viewring_runtime::sim::{Delay, NodeId, Verdict};
 
 const TRIP: Duration = Duration::from_millis(150);
 /// So many operations are missed, of a thousand bytes each.
@@ -65,4 +65,121 @@ fn what_is_on_its_way_is_not_asked_for_again() {
     assert!(asked < pages / 2, "several pages at once: {asked}");
     let hurried = questions(Some(Planted::Wait(WaitBug::RoundTripsIgnored)));
     assert!(hurried > pages * 3, "{hurried}");
+}
+
+/// A group as far apart, that has measured it.
+fn far_apart(config: ClusterConfig, trip: Duration) -> Cluster {
+    let mut cluster = Cluster::new(7, config, || Null);
+    cluster.form();
+    cluster
+        .world
+        .update_links(|link| link.delay = Delay::fixed(trip));
+    cluster.world.run_for(Duration::from_secs(4));
+    cluster
+}
+
+/// Has a client make so many calls.
+fn call(cluster: &mut Cluster, calls: u64, body: &'static [u8]) -> NodeId {
+    cluster.start_client(move |client| async move {
+        let mut session = client.session().await.expect("registered");
+        for _ in 0..calls {
+            session.call(body).await.expect("executed");
+        }
+    })
+}
+
+#[test]
+fn the_patience_with_an_answer_begins_with_its_question() {
+    let mut cluster = far_apart(ClusterConfig::new(3), TRIP);
+    let away = cluster.replica_ids().last().expect("three");
+    let node = cluster.node(away);
+    let asked = Rc::<Cell<u32>>::default();
+    let count = Rc::clone(&asked);
+    let _watch = cluster.world.rule(move |packet| {
+        let is_one = packet.payload().get(7) == Some(&kind::GET_STATE);
+        count.set(count.get() + u32::from(is_one && packet.from_node() == node));
+        Verdict::Deliver
+    });
+    let gaps = 12;
+    for gap in 0..gaps {
+        let _cut = cluster.world.rule(move |packet| {
+            let is_one = packet.payload().get(7) == Some(&kind::PREPARE);
+            if is_one && packet.to_node() == Some(node) {
+                Verdict::Drop
+            } else {
+                Verdict::Deliver
+            }
+        });
+        let client = call(&mut cluster, 1, &[7; 100]);
+        let a_while = Duration::from_secs(10);
+        let done = cluster
+            .world
+            .run_until(|world| !world.is_up(client), a_while);
+        done.expect("the others are enough");
+        // It is idle, in any moment between two upkeeps.
+        cluster
+            .world
+            .run_for(Duration::from_millis(3_000 + 37 * gap));
+    }
+    let has = |of| cluster.checker().borrow().op(of);
+    assert_eq!(has(away), has(cluster.primary().expect("it leads on")));
+    assert_eq!(
+        u64::from(asked.get()),
+        gaps,
+        "what is missing is asked for once"
+    );
+}
+
+/// How long it takes to fetch what was missed, over a link on which a page fits, but no two of
+/// them: so many bytes get through, and as many per millisecond as `per_ms`.
+fn over_a_narrow_link(queue_bytes: u64, per_ms: u64) -> Duration {
+    let mut cluster = far_apart(ClusterConfig::new(3), Duration::from_millis(20));
+    let away = cluster.replica_ids().last().expect("three");
+    let node = cluster.node(away);
+    let cut = cluster.world.rule(move |packet| {
+        if packet.to_node() == Some(node) {
+            Verdict::Drop
+        } else {
+            Verdict::Deliver
+        }
+    });
+    for _ in 0..10 {
+        let _client = call(&mut cluster, MISSED / 10, &[7; 8_000]);
+    }
+    let has_all = |cluster: &Cluster, of| cluster.checker().borrow().op(of).0 >= MISSED + 10;
+    while !has_all(&cluster, cluster.primary().expect("formed")) {
+        cluster.world.run_for(Duration::from_millis(10));
+    }
+    drop(cut);
+    let mut free_at = cluster.world.now();
+    let _narrow = cluster.world.rule(move |packet| {
+        if packet.to_node() != Some(node) {
+            return Verdict::Deliver;
+        }
+        let takes = |bytes: u64| Duration::from_nanos(bytes * 1_000_000 / per_ms);
+        let begins_at = free_at.max(packet.sent_at());
+        let waits = begins_at - packet.sent_at();
+        if waits > takes(queue_bytes) {
+            return Verdict::Drop;
+        }
+        free_at = begins_at + takes(packet.payload().len() as u64);
+        Verdict::Delay(free_at - packet.sent_at())
+    });
+    let began_at = cluster.world.now();
+    while !has_all(&cluster, away) {
+        cluster.world.run_for(Duration::from_millis(10));
+        assert!(cluster.world.now() - began_at < Duration::from_secs(60));
+    }
+    cluster.world.now() - began_at
+}
+
+#[test]
+fn what_does_not_fit_a_link_is_not_tried_for_ever() {
+    // A page in a round trip of 40 ms, and what it takes: 2.3 s at least.
+    let (narrow, wide) = (
+        over_a_narrow_link(64_000, 12_500),
+        over_a_narrow_link(1 << 20, 125_000),
+    );
+    assert!(narrow < Duration::from_millis(3_500), "{narrow:?}");
+    assert!(wide < narrow / 2, "{wide:?}");
 }

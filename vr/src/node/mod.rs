@@ -391,7 +391,10 @@ impl<S: StateMachine> Node<S> {
             return Progress::NONE;
         }
         self.core.renew_vote(&mut self.effects);
-        let is_early = now < self.fetched_at + self.patience_with(self.core.source());
+        // While nothing is fetched there is nothing to wait for: the patience with the next answer
+        // begins with its question, or one upkeep before.
+        let source = self.core.source();
+        let is_early = source.is_some_and(|id| now < self.fetched_at + self.patience_with(id));
         if is_early || self.bug == Some(WaitBug::TransferNotRepeated) {
             return Progress::NONE;
         }

@@ -108,7 +108,7 @@ impl Replica {
         }
         self.checkpoints.count().resumed += u64::from(incoming.is_of_another(from));
         let is_whole = incoming.is_whole();
-        self.paging.answered();
+        self.paging.answered(from);
         self.next_stage(Stage::Piece(from));
         if self.role() == Role::CatchingUp && self.primary() != self.id {
             // The source is alive: there is no reason to go on.

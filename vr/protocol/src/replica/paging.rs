@@ -4,7 +4,9 @@
 //! round trips are long a page is little for that, and an answer of several pages is asked for.
 //! Whoever measures round trips says how many are worth one ([`Replica::allow_pages`]). Within that
 //! an answer that comes makes the next one twice as long, and a question in vain half as long: a
-//! link may be narrow, or lose something of whatever is long.
+//! link may be narrow, or lose something of whatever is long. To try that again and again would
+//! cost more than it brings: whenever the first answer of a length does not come, twice as many
+//! must come before the next longer one is tried, and half as many when it does.
 
 use super::Replica;
 use crate::configuration::Configuration;
@@ -12,11 +14,18 @@ use crate::ids::ReplicaId;
 
 /// As many pages make the longest answer, whoever asks for more.
 pub(super) const PAGES_MAX: u8 = 8;
+/// No more answers than these must come before a longer one is asked for.
+const NEEDED_MAX: u8 = 64;
 
 /// What is asked for at once.
 #[derive(Debug)]
 pub(super) struct Paging {
     now: u8,
+    /// So many answers must come before a longer one is asked for, and so many have.
+    needed: u8,
+    come: u8,
+    /// None of this length has come yet.
+    is_trial: bool,
     /// Of which replica how many may be asked for.
     most: [u8; Configuration::MAX_REPLICAS as usize],
 }
@@ -26,6 +35,9 @@ impl Paging {
     pub(super) fn new() -> Self {
         Self {
             now: 1,
+            needed: 1,
+            come: 0,
+            is_trial: false,
             most: [1; Configuration::MAX_REPLICAS as usize],
         }
     }
@@ -35,15 +47,30 @@ impl Paging {
         self.now.min(self.most[of.index()])
     }
 
-    /// The answer has come.
-    pub(super) fn answered(&mut self) {
-        let most = self.most.into_iter().max().unwrap_or(1);
-        self.now = self.now.saturating_mul(2).min(most);
+    /// The answer of this replica has come. If it could not be any longer, that says nothing.
+    pub(super) fn answered(&mut self, by: ReplicaId) {
+        let most = self.most[by.index()];
+        if self.now > most {
+            return;
+        }
+        if self.is_trial {
+            self.needed = (self.needed / 2).max(1);
+        }
+        self.is_trial = false;
+        self.come = self.come.saturating_add(1);
+        if self.come >= self.needed && self.now < most {
+            (self.now, self.come) = (self.now.saturating_mul(2).min(most), 0);
+            self.is_trial = true;
+        }
     }
 
     /// It has not.
     pub(super) fn asked_in_vain(&mut self) {
+        if self.is_trial {
+            self.needed = self.needed.saturating_mul(2).min(NEEDED_MAX);
+        }
         self.now = (self.now / 2).max(1);
+        (self.come, self.is_trial) = (0, false);
     }
 }
 
@@ -67,7 +94,7 @@ mod tests {
         let (own, near, far) = (ReplicaId(0), ReplicaId(1), ReplicaId(2));
         let mut replica = Replica::founding_member(own, group, crate::Options::default());
         let answer = |replica: &mut Replica| {
-            replica.paging.answered();
+            replica.paging.answered(far);
             (replica.paging.pages(near), replica.paging.pages(far))
         };
         assert_eq!(
@@ -87,5 +114,39 @@ mod tests {
         replica.allow_pages(ReplicaId(u8::MAX), 5);
         let grown = [(); 4].map(|()| answer(&mut replica));
         assert_eq!(grown[3], (1, PAGES_MAX));
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_link_is_tried_more_and_more_rarely() {
+        let group = Configuration::new(3).expect("odd");
+        let mut replica = Replica::founding_member(ReplicaId(0), group, crate::Options::default());
+        let far = ReplicaId(2);
+        replica.allow_pages(far, PAGES_MAX);
+        let mut fetch = |fits: u8| {
+            let asked = replica.paging.pages(far);
+            if asked <= fits {
+                replica.paging.answered(far);
+            } else {
+                replica.paging.asked_in_vain();
+            }
+            asked
+        };
+        let mut in_vain = |fits| (0..1_000).filter(|_| fetch(fits) > fits).count();
+        assert!((10..25).contains(&in_vain(1)), "1, 2, 4 ... 64 in between");
+        assert!(in_vain(4) < 25);
+        assert_eq!(in_vain(PAGES_MAX), 0);
+        assert_eq!(fetch(PAGES_MAX), PAGES_MAX, "it fits now");
+    }
+
+    #[test]
+    fn answers_that_can_be_no_longer_say_nothing() {
+        let group = Configuration::new(3).expect("odd");
+        let mut replica = Replica::founding_member(ReplicaId(0), group, crate::Options::default());
+        let (near, far) = (ReplicaId(1), ReplicaId(2));
+        replica.allow_pages(far, PAGES_MAX);
+        for _ in 0..10 {
+            replica.paging.answered(near);
+        }
+        assert_eq!(replica.paging.pages(far), 1);
     }
 }

@@ -240,16 +240,13 @@ impl Replica {
         effects.send(transfer.source, Message::GetState(get));
     }
 
-    /// From whom something is fetched, or would be if something were missing.
-    pub fn source(&self) -> ReplicaId {
-        match &self.transfer {
-            Some(Transfer {
-                stage: Stage::Piece(from),
-                ..
-            }) => *from,
-            Some(transfer) => transfer.source,
-            None => self.primary(),
-        }
+    /// From whom something is fetched, if it is.
+    pub fn source(&self) -> Option<ReplicaId> {
+        let transfer = self.transfer.as_ref()?;
+        Some(match transfer.stage {
+            Stage::Piece(from) => from,
+            Stage::Entries | Stage::Restoring => transfer.source,
+        })
     }
 
     /// A timeout: nothing that was asked for has arrived. Asks again, for less; a new primary asks
@@ -335,7 +332,7 @@ impl Replica {
             self.transfer = Some(transfer);
             return self.ignore(Ignored::Inconsistent);
         }
-        self.paging.answered();
+        self.paging.answered(from);
         match transfer.purpose {
             Purpose::Gap => self.append_page(new, effects),
             Purpose::Log { .. } => self.collect_page(transfer, new.entries, effects),
