@@ -1,6 +1,7 @@
 //! What an endpoint is told when it is bound.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use viewring_runtime::net::UdpOptions;
@@ -16,7 +17,7 @@ pub struct EndpointConfig {
     pub cluster: u64,
     /// Who this endpoint claims to be. Zero by default.
     pub sender: Sender,
-    /// Bytes of UDP payload a datagram may have, 256 to 65,507. By default
+    /// Bytes of UDP payload a datagram may have, one of [`BUDGETS`](Self::BUDGETS). By default
     /// [`DEFAULT_BUDGET`](Self::DEFAULT_BUDGET), for IPv4 over an MTU of 1,500; IPv6 has 1,452.
     /// No endpoint may have a smaller receive buffer than another's budget: see `socket`. A
     /// datagram longer than the runtime's pooled send buffers costs an allocation.
@@ -51,12 +52,15 @@ impl EndpointConfig {
     /// What a UDP datagram may carry over IPv4 and an MTU of 1,500 bytes without being cut.
     pub const DEFAULT_BUDGET: usize = 1472;
 
+    /// What [`budget`](Self::budget) may be, in bytes: beyond it is no UDP datagram over IPv4.
+    pub const BUDGETS: RangeInclusive<usize> = MIN_BUDGET..=65_507;
+
     /// The error names the first value that makes no sense.
     pub(crate) fn check(&self) -> io::Result<()> {
         let limits = &self.reassembly;
         let faults = [
             (
-                !(MIN_BUDGET..=MAX_BUDGET).contains(&self.budget),
+                !Self::BUDGETS.contains(&self.budget),
                 "budget: not 256 to 65,507 bytes",
             ),
             (
@@ -116,9 +120,6 @@ impl Default for ReassemblyLimits {
         }
     }
 }
-
-/// The longest UDP payload over IPv4.
-const MAX_BUDGET: usize = 65_507;
 
 #[cfg(test)]
 mod tests {

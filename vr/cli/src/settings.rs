@@ -127,10 +127,14 @@ impl TryFrom<usize> for Datagram {
     type Error = String;
 
     fn try_from(bytes: usize) -> Result<Self, String> {
-        if (256..=65_507).contains(&bytes) {
+        let possible = NodeConfig::DATAGRAM_BYTES;
+        if possible.contains(&bytes) {
             return Ok(Self(bytes));
         }
-        Err(format!("a datagram has 256 to 65,507 bytes, not {bytes}"))
+        let (least, most) = (possible.start(), possible.end());
+        Err(format!(
+            "a datagram has {least} to {most} bytes, not {bytes}"
+        ))
     }
 }
 
@@ -504,7 +508,7 @@ mod tests {
             ),
             (
                 format!("{THREE}[limits]\ndatagram_bytes = 70000\n"),
-                "5: datagram_bytes: a datagram has 256 to 65,507 bytes, not 70000",
+                "5: datagram_bytes: a datagram has 256 to 65507 bytes, not 70000",
             ),
             (
                 THREE.replace("= 7", "= '7'"),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -24,7 +25,7 @@ pub struct NodeConfig {
     pub replicas: Vec<SocketAddr>,
     /// How long it waits for what.
     pub timeouts: Timeouts,
-    /// How many bytes a datagram may carry; more than one path between replicas can do without
+    /// How many bytes a datagram may carry, one of [`DATAGRAM_BYTES`](Self::DATAGRAM_BYTES); more than one path between replicas can do without
     /// fragments of its own is a waste.
     pub datagram_bytes: usize,
     /// How many operations may be in the log and not committed. Further clients are told to wait
@@ -139,6 +140,9 @@ pub enum ConfigError {
 }
 
 impl NodeConfig {
+    /// What `datagram_bytes` may be.
+    pub const DATAGRAM_BYTES: RangeInclusive<usize> = EndpointConfig::BUDGETS;
+
     /// Replica `id` of a group at `replicas`, with defaults.
     pub fn new(cluster: u64, id: ReplicaId, replicas: Vec<SocketAddr>) -> Self {
         let options = Options::default();
