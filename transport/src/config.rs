@@ -17,7 +17,7 @@ pub struct EndpointConfig {
     pub cluster: u64,
     /// Who this endpoint claims to be. Zero by default.
     pub sender: Sender,
-    /// Bytes of UDP payload a datagram may have, one of [`BUDGETS`](Self::BUDGETS). By default
+    /// Bytes of UDP payload a datagram may have, within [`BUDGETS`](Self::BUDGETS). By default
     /// [`DEFAULT_BUDGET`](Self::DEFAULT_BUDGET), for IPv4 over an MTU of 1,500; IPv6 has 1,452.
     /// No endpoint may have a smaller receive buffer than another's budget: see `socket`. A
     /// datagram longer than the runtime's pooled send buffers costs an allocation.

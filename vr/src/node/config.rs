@@ -25,8 +25,8 @@ pub struct NodeConfig {
     pub replicas: Vec<SocketAddr>,
     /// How long it waits for what.
     pub timeouts: Timeouts,
-    /// How many bytes a datagram may carry, one of [`DATAGRAM_BYTES`](Self::DATAGRAM_BYTES); more than one path between replicas can do without
-    /// fragments of its own is a waste.
+    /// How many bytes a datagram may carry, within [`DATAGRAM_BYTES`](Self::DATAGRAM_BYTES); more
+    /// than a path between replicas takes without fragments of its own is a waste.
     pub datagram_bytes: usize,
     /// How many operations may be in the log and not committed. Further clients are told to wait
     /// and come back, some of them late: with 8192 that call at once, the slowest hundredth waits
