@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use viewring::protocol::ReplicaId;
+use viewring::runtime::time::Instant;
+use viewring::runtime::{JoinHandle, block_on, spawn};
 use viewring::{Client, ClientConfig, Node, NodeConfig, StateMachine};
-use viewring_runtime::time::Instant;
-use viewring_runtime::{JoinHandle, block_on, spawn};
 
 /// Adds up. That is all there is to write: order, copies, failures and repeated requests are the
 /// library's business.

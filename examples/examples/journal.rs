@@ -9,9 +9,9 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 
-use viewring_runtime::block_on;
-use viewring_runtime::fs::File;
-use viewring_runtime::time::Instant;
+use viewring::runtime::block_on;
+use viewring::runtime::fs::File;
+use viewring::runtime::time::Instant;
 
 /// A record is its length, a checksum, and its bytes.
 const HEADER: usize = 8;

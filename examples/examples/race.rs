@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use viewring_runtime::time::{Elapsed, Instant, sleep, timeout};
-use viewring_runtime::{SetupError, block_on, spawn, yield_now};
+use viewring::runtime::time::{Elapsed, Instant, sleep, timeout};
+use viewring::runtime::{SetupError, block_on, spawn, yield_now};
 
 fn main() -> Result<(), SetupError> {
     block_on(async {

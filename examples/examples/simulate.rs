@@ -15,9 +15,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use viewring_runtime::net::UdpSocket;
-use viewring_runtime::sim::{Keep, Link, NodeId, RingFaults, World, twice};
-use viewring_runtime::time::{sleep, timeout};
+use viewring::runtime::net::UdpSocket;
+use viewring::runtime::sim::{Keep, Link, NodeId, RingFaults, World, twice};
+use viewring::runtime::time::{sleep, timeout};
 
 const REQUESTS: u64 = 50;
 const CLIENTS: usize = 3;
@@ -76,7 +76,7 @@ async fn count(client: u64, server: SocketAddr) {
                 break;
             }
         }
-        sleep(Duration::from_millis(viewring_runtime::random() % 200)).await;
+        sleep(Duration::from_millis(viewring::runtime::random() % 200)).await;
     }
 }
 

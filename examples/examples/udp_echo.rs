@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use viewring_runtime::net::UdpSocket;
-use viewring_runtime::time::{Instant, timeout};
-use viewring_runtime::{block_on, signal, spawn};
+use viewring::runtime::net::UdpSocket;
+use viewring::runtime::time::{Instant, timeout};
+use viewring::runtime::{block_on, signal, spawn};
 
 fn main() -> Result<(), Box<dyn Error>> {
     match std::env::args().nth(1) {

@@ -38,6 +38,11 @@
 //! live. A replica that is started again with its [data directory](NodeConfig::data) fetches what
 //! it has lost from the others; without, it takes part in nothing. If more than f have lost their
 //! memory at once, what they held is lost, and they say so: nothing starts fresh by itself.
+//!
+//! **What it says.** A replica tells what happens through [`tracing`], and nowhere else: without a
+//! subscriber it is silent, also when it takes part in nothing. [`Node::events`] are for programs,
+//! and [`query_status`] asks any replica how it is, from elsewhere; so does `viewring status`, by a
+//! file with the group's number and addresses (`cluster = 1`, `replicas = ["127.0.0.1:7300", …]`).
 
 mod client;
 pub mod cluster;
