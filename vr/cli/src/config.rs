@@ -75,7 +75,9 @@ fn file(args: &Args, cluster: u64) -> String {
         "\
 # A Viewring group. All its replicas and clients need the same file.
 
-# Names the group: messages of any other are dropped. Never use it for two groups.
+# Names the group: messages of any other are dropped. Never use it for two groups at once. When all
+# replicas and clients of one have stopped, and what its replicas kept is removed, the next may have
+# it; if in doubt, take a new number, as `viewring config` does.
 cluster = {cluster}
 
 # Replica 0, replica 1, …: 1, 3, 5 or 7 of them. Each listens on its address, for UDP, and the
@@ -143,7 +145,8 @@ fn checkpoints(defaults: &Checkpoints) -> String {
     } = defaults;
     format!(
         "\
-# When the log is replaced by a checkpoint of the state. The same at all replicas.
+# When the log is replaced by a checkpoint of the state. The first two should be the same at all
+# replicas; if they are not, nothing breaks.
 [checkpoints]
 # After so many operations; 0: never, and the log grows.
 # interval = {interval}
