@@ -206,8 +206,10 @@ impl Marks {
 
 impl fmt::Display for Marks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = Mark::ALL.iter().map(|mark| mark.name().chars().count());
+        let width = names.max().unwrap_or(0);
         for (mark, count) in self.iter() {
-            writeln!(f, "{:<44} {count:>10}", mark.name())?;
+            writeln!(f, "{:<width$} {count:>10}", mark.name())?;
         }
         Ok(())
     }
