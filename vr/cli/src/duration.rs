@@ -1,16 +1,19 @@
-//! Durations as people write them: `10s`, `500ms`, `1.5m`.
+//! Durations as people write them: `10s`, `500ms`, `1.5m`, `2h`.
 
 use std::time::Duration;
 
 /// Units with their length in nanoseconds, the longest name first where one ends with another.
-const UNITS: [(&str, f64); 6] = [
+const UNITS: [(&str, f64); 7] = [
     ("ns", 1.0),
     ("us", 1e3),
     ("µs", 1e3),
     ("ms", 1e6),
     ("s", 1e9),
     ("m", 60e9),
+    ("h", 3600e9),
 ];
+/// The same, for people.
+const NAMES: &str = "ns, us, ms, s, m or h";
 /// Nothing here waits longer than a day.
 const LONGEST_NS: f64 = 24.0 * 3600e9;
 
@@ -20,7 +23,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         .iter()
         .find_map(|&(name, ns)| Some((text.strip_suffix(name)?, ns)));
     let Some((number, unit_ns)) = unit else {
-        return Err("it needs a unit, as in 10s, 500ms or 2m".into());
+        return Err(format!("it needs a unit ({NAMES}), as in 10s, 500ms or 2m"));
     };
     let plain = number.starts_with(|c: char| c.is_ascii_digit())
         && number.chars().all(|c| c.is_ascii_digit() || c == '.');
@@ -32,7 +35,9 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     match ns {
         Some(ns) if ns <= LONGEST_NS => Ok(Duration::from_nanos(ns.round() as u64)),
         Some(_) => Err("longer than a day".into()),
-        None => Err("not a number and a unit, as in 10s, 500ms or 2m".into()),
+        None => Err(format!(
+            "not a number and a unit ({NAMES}), as in 10s, 500ms or 2m"
+        )),
     }
 }
 
@@ -72,6 +77,7 @@ mod tests {
             ("500ms", 500_000),
             ("1.5s", 1_500_000),
             ("2m", 120_000_000),
+            ("1.5h", 5_400_000_000),
             ("0s", 0),
             ("7us", 7),
             ("7µs", 7),
@@ -84,10 +90,13 @@ mod tests {
     #[test]
     fn anything_else_is_refused() {
         let wrong = [
-            "", "10", "s", "10h", "-1s", "+1s", "1e3s", "infs", "nans", "1 s", "1..2s", "1441m",
+            "", "10", "s", "25h", "-1s", "+1s", "1e3s", "infs", "nans", "1 s", "1..2s", "1441m",
         ];
         for text in wrong {
             assert!(parse(text).is_err(), "{text}");
+        }
+        for (name, _) in UNITS.iter().filter(|(name, _)| name.is_ascii()) {
+            assert!(NAMES.split([',', ' ']).any(|word| word == *name), "{name}");
         }
         assert!(parse_positive("0ms").is_err());
     }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use viewring::kv::{KEY_BYTES_MAX, KvError, KvReader, KvSession, VALUE_BYTES_MAX};
 use viewring::{CallError, Client};
 use viewring_runtime::time::{Instant, timeout_at};
@@ -17,6 +18,7 @@ use crate::duration::parse_positive;
 use crate::exit::{self, Exit, Failure};
 use crate::output;
 use crate::settings::Settings;
+use crate::usage::which_group;
 
 /// Use the key-value store of a group.
 #[derive(Debug, clap::Args)]
@@ -32,10 +34,12 @@ Examples:
 
 Keys and values are bytes, and printed as they are. A key has at most 1 KiB, a value at most 15 KiB.
 Exit code 1: get found no such key, cas did not swap. Exit code 3: no answer in time; what put,
-delete or cas did is then unknown.")]
+delete or cas did is then unknown, unless it says that nothing was executed.")]
 pub(crate) struct Args {
     /// Describes the group.
-    #[arg(long, value_name = "FILE", env = "VIEWRING_CONFIG", global = true)]
+    // An empty variable is as good as none, and must not hide what is said before the operation.
+    #[arg(long, value_name = "FILE", env = "VIEWRING_CONFIG", global = true,
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
     config: Option<PathBuf>,
     /// How long to wait for the group.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_positive,
@@ -49,6 +53,7 @@ pub(crate) struct Args {
 enum Action {
     /// Print the value of a key, bare, and a newline.
     Get {
+        /// Of which key.
         key: OsString,
         /// Print the value and nothing else, no newline.
         #[arg(long)]
@@ -61,15 +66,20 @@ enum Action {
     ///
     /// A key has at most 1 KiB, a value at most 15 KiB.
     Put {
+        /// Which key; if there is none, it is made.
         key: OsString,
         /// The value; `-` reads it from stdin, to the last byte.
         #[arg(allow_hyphen_values = true)]
         value: OsString,
     },
     /// Remove a key. It is no error if it is missing.
-    Delete { key: OsString },
+    Delete {
+        /// Which key.
+        key: OsString,
+    },
     /// Compare and swap: make a key hold a value if it holds what is expected.
     Cas {
+        /// Which key.
         key: OsString,
         /// What the key must hold. Without it the key must be missing.
         #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
@@ -93,9 +103,11 @@ enum Action {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
-    let config = args.config.as_ref().ok_or_else(|| {
-        Failure::usage("which group: add --config <FILE>, or set VIEWRING_CONFIG")
-    })?;
+    let said = args
+        .config
+        .as_ref()
+        .filter(|path| !path.as_os_str().is_empty());
+    let config = said.ok_or_else(|| Failure::usage(which_group(true)))?;
     let settings = Settings::load(config)?;
     let request = Request::of(&args.action)?;
     exit::block_on(ask(&settings, &request, args.timeout))
@@ -221,7 +233,9 @@ async fn ask(settings: &Settings, request: &Request, patience: Duration) -> Resu
         }
         Request::Write(change) => {
             let session = match timeout_at(give_up_at, client.session()).await {
-                Ok(Err(CallError::NoAnswer)) | Err(_) => return Err(silent("")),
+                Ok(Err(CallError::NoAnswer)) | Err(_) => {
+                    return Err(silent(": nothing was executed"));
+                }
                 Ok(session) => session?,
             };
             let mut kv = KvSession::new(session);

@@ -40,7 +40,23 @@ fn the_store_answers() {
         let ended = Ended::of(command.output().expect("the program runs"));
         assert_eq!(ended.code, Some(code), "{ended:?}");
     }
-    run(&["kv", "get", "low"]).complains(2, &["--config <FILE>", "VIEWRING_CONFIG"]);
+    for args in [&["kv", "get", "low"][..], &["status"], &["bench"]] {
+        run(args).complains(
+            2,
+            &["which group: add --config <FILE>, or set VIEWRING_CONFIG"],
+        );
+        let mut command = viewring(args);
+        command.env("VIEWRING_CONFIG", "");
+        let ended = Ended::of(command.output().expect("the program runs"));
+        ended.complains(
+            2,
+            &["which group: add --config <FILE>, or set VIEWRING_CONFIG"],
+        );
+    }
+    let mut command = viewring(&["kv", "--config", config.path(), "get", "low"]);
+    command.env("VIEWRING_CONFIG", "");
+    let ended = Ended::of(command.output().expect("the program runs"));
+    ended.complains(1, &["no such key"]);
 
     // More than one page, read to the end, to a limit, and not at all.
     let long = "v".repeat(15 * 1024);

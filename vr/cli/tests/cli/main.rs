@@ -14,6 +14,7 @@ fn a_wrong_command_line_is_told_in_one_line() {
     run(&["demo", "--replicas", "4"]).complains(2, &["1, 3, 5 or 7 replicas, not 4"]);
     run(&["bench", "--config", "x", "--duration", "10"]).complains(2, &["10s"]);
     run(&["replica", "--id", "0"]).complains(2, &["--config <FILE>", "viewring replica --help"]);
+    run(&["replica", "--config", "x"]).complains(2, &["add --id <N>, or --all"]);
     let both = ["--requests", "9", "--duration", "1s"];
     run(&[&["bench", "--config", "x"], &both[..]].concat())
         .complains(2, &["'--requests <N>'", "'--duration <TIME>'"]);
@@ -158,6 +159,9 @@ fn a_group_that_is_not_there_is_unreachable() {
     for action in [&["get", "k"][..], &["put", "k", "v"], &["scan"]] {
         let ended = config.run("kv", &[&["--timeout", "300ms"], action].concat());
         ended.complains(3, &["no answer within 300ms", &address]);
+        let is_write = action[0] == "put";
+        let says = ended.stderr.contains("nothing was executed");
+        assert_eq!(says, is_write, "{ended:?}");
     }
     let bench = config.run("bench", &["--timeout", "300ms", "--duration", "1s"]);
     bench.complains(3, &["no answer within 300ms", &address, "does it run?"]);
