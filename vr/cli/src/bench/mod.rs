@@ -53,6 +53,8 @@ Examples:
   viewring bench --config specpaxos.conf --wire specpaxos --clients 64 --op null
   viewring bench --config cluster.toml --op mix --reads 95 --keys 100000 --popularity zipf
 
+What put, get and mix put stays in the store: keys that begin with bench/.
+
 Ctrl-c ends it early, with the result so far. Exit code 3: the group did not answer, or not at the
 end: calls were left unknown.")]
 pub(crate) struct Args {

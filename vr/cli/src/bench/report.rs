@@ -125,11 +125,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.summary)?;
         let (unknown, pause) = (self.unknown, short(self.longest_pause_us));
-        writeln!(
-            f,
-            "errors        {}, unknown {unknown}, longest pause {pause}",
-            self.errors
-        )?;
+        write!(f, "errors        {}, unknown {unknown}", self.errors)?;
+        if self.unanswered > 0 {
+            write!(f, ", unanswered {}", self.unanswered)?;
+        }
+        writeln!(f, ", longest pause {pause}")?;
         let Cpu {
             client, primary, ..
         } = self.cpu;
@@ -191,5 +191,22 @@ impl Report {
             },
             interrupted: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_that_were_left_unanswered_are_told_if_there_are_any() {
+        let mut report = Report::example(4, 1000.0, (1.0, 2.0));
+        assert!(!report.to_string().contains("unanswered"), "{report}");
+        report.unanswered = 4;
+        let text = report.to_string();
+        assert!(
+            text.contains("errors        0, unknown 0, unanswered 4, longest"),
+            "{text}"
+        );
     }
 }
