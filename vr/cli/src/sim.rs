@@ -25,14 +25,19 @@ Examples:
   viewring sim --seeds 1000                 three and five replicas by turns, on all cores
   viewring sim --seeds 1000 --first 5000 --replicas 5 --json
   viewring sim --seed 42 --trace            one seed, with all its events
-  viewring sim --script scenario.txt        a scenario; its language: viewring::cluster::run_script
+  viewring sim --seed 42 -v                 one seed, with what its replicas log; -vv for more
+  viewring sim --script scenario.txt        a scenario, of lines such as `at 200ms crash primary`
 
 A seed decides everything that happens in a run: a seed that fails fails always, and the command
 that replays it is printed. Of a batch of 500 seeds or more it is also demanded that all that ought
 to happen sometimes has happened.
 
+The language of scenarios is on the page of the module viewring::cluster::script
+(cargo doc -p viewring --open).
+
 Columns of a trace: virtual time in seconds, node (replicas first, then clients), event, from, to,
-bytes, number.
+bytes, number. Times in the log (-v) are those of the node that says it: its own clock, which may
+drift.
 
 Exit code 0: everything held. Exit code 5: something did not.")]
 pub(crate) struct Args {

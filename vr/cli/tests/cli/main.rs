@@ -384,6 +384,14 @@ fn one_seed_is_traced_and_a_script_is_played() {
     assert_eq!(trace.code, Some(0), "{trace:?}");
     assert!(trace.stdout.lines().count() > 100);
     assert!(trace.stdout.contains("10.0.0.1:7000       10.0.0.2:7000"));
+    let logged = run(&["sim", "--seed", "3", "-vv"]).stderr;
+    let first = logged.lines().next().expect("replicas say something");
+    let says_it = |line: &&str| *line == first;
+    assert_eq!(
+        logged.lines().filter(says_it).count(),
+        1,
+        "{first}: the log of one run"
+    );
     let fails = ConfigFile::of("at 1s crash primary\nat 1s expect view = 7\n", 0);
     let ended = run(&["sim", "--script", fails.path()]);
     assert_eq!(ended.code, Some(5), "{ended:?}");

@@ -177,6 +177,11 @@ impl Script {
                 self.steps.push((number, time, command));
                 return Ok(());
             }
+            _ if Command::parse(words).is_ok() => {
+                let event = words.join(" ");
+                let cure = "events begin with `at TIME`, counted from when the group has formed";
+                return Err(format!("when? {cure}: at 1s {event}"));
+            }
             _ if !self.steps.is_empty() => {
                 return Err(String::from("what the group is like is said first"));
             }
@@ -527,6 +532,13 @@ mod tests {
         assert_eq!(fault("\nat 1s dance"), "line 2: not understood: dance");
         assert_eq!(fault("at 1s heal\nat 1ms heal"), "line 2: time goes back");
         assert_eq!(fault("at soon heal"), "line 1: not a time: soon");
+        for before in ["idle", "at 1s heal"] {
+            assert_eq!(
+                fault(&format!("{before}\ncall 3")),
+                "line 2: when? events begin with `at TIME`, counted from when the group has \
+                 formed: at 1s call 3"
+            );
+        }
         assert_eq!(
             fault("at 1s hold love 1 -> 2"),
             "line 1: no message is called love"
