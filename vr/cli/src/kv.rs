@@ -1,7 +1,7 @@
 //! `viewring kv`: use the key-value store.
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::num::NonZeroU16;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -15,8 +15,9 @@ use viewring_runtime::time::{Instant, timeout_at};
 
 use crate::consistency::Consistency;
 use crate::duration::parse_positive;
+use crate::entries;
 use crate::exit::{self, Exit, Failure};
-use crate::output;
+use crate::output::{self, thousands};
 use crate::settings::Settings;
 use crate::usage::which_group;
 
@@ -31,17 +32,21 @@ Examples:
   viewring kv --config cluster.toml get page --raw > page.html
   viewring kv --config cluster.toml cas colour --expect green blue
   viewring kv --config cluster.toml scan user/ | head
+  viewring kv --config cluster.toml scan --json > entries.jsonl
+  viewring kv --config new.toml load < entries.jsonl
 
-Keys and values are bytes, and printed as they are. A key has at most 1 KiB, a value at most 15 KiB.
+Keys and values are bytes, and printed as they are, but by scan --json.
+A key has at most 1 KiB, a value at most 15 KiB.
+
 Exit code 1: get found no such key, cas did not swap. Exit code 3: no answer in time; what put,
-delete or cas did is then unknown, unless it says that nothing was executed.")]
+delete, cas or the last put of load did is unknown, unless it says that nothing was executed.")]
 pub(crate) struct Args {
     /// Describes the group.
     // An empty variable is as good as none, and must not hide what is said before the operation.
     #[arg(long, value_name = "FILE", env = "VIEWRING_CONFIG", global = true,
           value_parser = OsStringValueParser::new().map(PathBuf::from))]
     config: Option<PathBuf>,
-    /// How long to wait for the group.
+    /// How long to wait for the group: scan for each page, load for each entry.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_positive,
           global = true)]
     timeout: Duration,
@@ -89,10 +94,16 @@ enum Action {
         new: OsString,
     },
     /// Print `key<TAB>value` lines, in the order of the keys.
+    ///
+    /// It reads page after page: what others write meanwhile is in some and not in others.
     Scan {
         /// Only keys that begin so.
         #[arg(default_value = "")]
         prefix: OsString,
+        /// Print a JSON object a line, from which load has all bytes back: {"key":"k","value":"v"}.
+        /// What is not UTF-8 is an array of numbers, as `key_bytes` or `value_bytes`.
+        #[arg(long)]
+        json: bool,
         /// At most so many.
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
@@ -100,6 +111,11 @@ enum Action {
         #[arg(long, value_enum, default_value = "read-index")]
         consistency: Consistency,
     },
+    /// Put what `scan --json` has printed, from stdin, an entry a line.
+    ///
+    /// Keys that are not in it stay as they are. If it ends early, the entries before are stored,
+    /// and all may be loaded again.
+    Load,
 }
 
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
@@ -117,12 +133,20 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
 enum Request {
     Read(Consistency, Question),
     Write(Change),
+    Load,
 }
 
 /// What only looks: it needs no session, and is no entry in the log.
 enum Question {
-    Get { key: Vec<u8>, raw: bool },
-    Scan { prefix: Vec<u8>, limit: u64 },
+    Get {
+        key: Vec<u8>,
+        raw: bool,
+    },
+    Scan {
+        prefix: Vec<u8>,
+        limit: u64,
+        json: bool,
+    },
 }
 
 enum Change {
@@ -153,12 +177,18 @@ impl Request {
             }
             Action::Scan {
                 prefix,
+                json,
                 limit,
                 consistency,
             } => {
-                let (prefix, limit) = (key(prefix)?, limit.unwrap_or(u64::MAX));
-                Self::Read(*consistency, Question::Scan { prefix, limit })
+                let question = Question::Scan {
+                    prefix: key(prefix)?,
+                    limit: limit.unwrap_or(u64::MAX),
+                    json: *json,
+                };
+                Self::Read(*consistency, question)
             }
+            Action::Load => Self::Load,
             Action::Put { key: k, value } => Self::Write(Change::Put {
                 key: key(k)?,
                 value: read(value)?,
@@ -219,47 +249,54 @@ fn read(argument: &OsString) -> Result<Vec<u8>, Failure> {
 
 async fn ask(settings: &Settings, request: &Request, patience: Duration) -> Result<Exit, Failure> {
     let give_up_at = Instant::now() + patience;
-    let silent = |consequence| {
+    let silent = |consequence: &str| {
         let addresses = settings.addresses();
         let line = format!("no answer within {patience:?} from the group at {addresses}");
         Failure::unreachable(line + consequence + " (`viewring status` shows who is there)")
     };
     let client = Client::new(settings.client(patience))?;
+    let session = async || match timeout_at(give_up_at, client.session()).await {
+        Ok(Err(CallError::NoAnswer)) | Err(_) => Err(silent(": nothing was executed")),
+        Ok(session) => Ok(KvSession::new(session?)),
+    };
     let (finished, consequence) = match request {
         Request::Read(consistency, question) => {
-            let mut reader = KvReader::new(client);
+            let mut reader = KvReader::new(client.clone());
             reader.consistency = (*consistency).into();
-            (timeout_at(give_up_at, look(&reader, question)).await, "")
+            (look(&reader, question).await, String::new())
         }
         Request::Write(change) => {
-            let session = match timeout_at(give_up_at, client.session()).await {
-                Ok(Err(CallError::NoAnswer)) | Err(_) => {
-                    return Err(silent(": nothing was executed"));
-                }
-                Ok(session) => session?,
-            };
-            let mut kv = KvSession::new(session);
+            let mut kv = session().await?;
             let finished = timeout_at(give_up_at, perform(&mut kv, change)).await;
-            (finished, ": it may have been executed, or may be yet")
+            let consequence = ": it may have been executed, or may be yet";
+            (finished.unwrap_or(Err(SILENCE)), consequence.into())
+        }
+        Request::Load => {
+            let (mut kv, mut stored) = (session().await?, 0);
+            let finished = load(&mut kv, &mut stored).await;
+            let stored = thousands(stored);
+            let consequence = format!(": of the entries {stored} are stored, the next perhaps");
+            (finished, consequence)
         }
     };
-    match finished {
-        Err(_) => Err(silent(consequence)),
-        Ok(Err(Stopped::Kv(KvError::Call(CallError::Unknown { .. } | CallError::NoAnswer)))) => {
-            Err(silent(consequence))
+    finished.map_err(|stopped| match stopped {
+        Stopped::Kv(KvError::Call(CallError::Unknown { .. } | CallError::NoAnswer)) => {
+            silent(&consequence)
         }
-        Ok(Err(Stopped::Kv(KvError::Call(error)))) => Err(error.into()),
-        Ok(Err(Stopped::Kv(error))) => Err(Failure::usage(error)),
-        Ok(Err(Stopped::Output(failure))) => Err(failure),
-        Ok(Ok(exit)) => Ok(exit),
-    }
+        Stopped::Kv(KvError::Call(error)) => error.into(),
+        Stopped::Kv(error) => Failure::usage(error),
+        Stopped::Told(failure) => failure,
+    })
 }
 
 /// Why a request was not finished.
 enum Stopped {
     Kv(KvError),
-    Output(Failure),
+    Told(Failure),
 }
+
+/// The group has not answered in time.
+const SILENCE: Stopped = Stopped::Kv(KvError::Call(CallError::NoAnswer));
 
 impl From<KvError> for Stopped {
     fn from(error: KvError) -> Self {
@@ -269,7 +306,7 @@ impl From<KvError> for Stopped {
 
 impl From<Failure> for Stopped {
     fn from(failure: Failure) -> Self {
-        Self::Output(failure)
+        Self::Told(failure)
     }
 }
 
@@ -284,7 +321,11 @@ async fn look(kv: &KvReader, question: &Question) -> Result<Exit, Stopped> {
             }
             output::write(&value)?;
         }
-        Question::Scan { prefix, limit } => scan(kv, prefix, *limit).await?,
+        Question::Scan {
+            prefix,
+            limit,
+            json,
+        } => scan(kv, prefix, *limit, *json).await?,
     }
     Ok(Exit::Success)
 }
@@ -310,7 +351,28 @@ async fn perform(kv: &mut KvSession, change: &Change) -> Result<Exit, Stopped> {
     Ok(Exit::Success)
 }
 
-async fn scan(kv: &KvReader, prefix: &[u8], limit: u64) -> Result<(), Stopped> {
+/// Puts the entries on stdin, one after the other, and counts those that are stored.
+async fn load(kv: &mut KvSession, stored: &mut u64) -> Result<Exit, Stopped> {
+    for (index, line) in io::stdin().lock().split(b'\n').enumerate() {
+        let line =
+            line.map_err(|error| Failure::setup(format_args!("cannot read the entries: {error}")))?;
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let (key, value) = entries::read(&line).map_err(|fault| {
+            let (number, stored) = (index + 1, thousands(*stored));
+            Failure::usage(format_args!(
+                "line {number} of stdin is no entry: {fault}; the {stored} before it are stored"
+            ))
+        })?;
+        kv.put(&key, &value).await?;
+        *stored += 1;
+    }
+    output::line(format_args!("{} stored", thousands(*stored)))?;
+    Ok(Exit::Success)
+}
+
+async fn scan(kv: &KvReader, prefix: &[u8], limit: u64, json: bool) -> Result<(), Stopped> {
     let mut left = limit;
     let mut after: Option<Vec<u8>> = None;
     // None is left of the limit: enough.
@@ -318,6 +380,10 @@ async fn scan(kv: &KvReader, prefix: &[u8], limit: u64) -> Result<(), Stopped> {
         let page = kv.scan(prefix, after.as_deref(), limit).await?;
         let mut lines = Vec::new();
         for (key, value) in &page.entries {
+            if json {
+                entries::write(key, value, &mut lines)?;
+                continue;
+            }
             for part in [key, &b"\t"[..], value, b"\n"] {
                 lines.extend_from_slice(part);
             }

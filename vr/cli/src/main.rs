@@ -5,6 +5,7 @@ mod config;
 mod consistency;
 mod demo;
 mod duration;
+mod entries;
 mod exit;
 mod kv;
 mod log;

@@ -70,6 +70,37 @@ fn the_store_answers() {
 }
 
 #[test]
+fn what_a_store_holds_goes_into_another_one() {
+    let (old, new) = (ConfigFile::new(), ConfigFile::new());
+    let _replicas = (old.group(), new.group());
+    for (key, value) in [
+        ("colour", &b"green"[..]),
+        ("a\tb\nc", b"\xff\0\n"),
+        ("empty", b""),
+    ] {
+        let put = ["kv", "--config", old.path(), "put", key, "-"];
+        run_with(value, &put).prints("");
+    }
+    let written = old.run("kv", &["scan", "--json"]);
+    written.prints(concat!(
+        r#"{"key":"a\tb\nc","value_bytes":[255,0,10]}"#,
+        "\n",
+        r#"{"key":"colour","value":"green"}"#,
+        "\n",
+        r#"{"key":"empty","value":""}"#,
+        "\n"
+    ));
+    let load = ["kv", "--config", new.path(), "load"];
+    run_with(written.stdout.as_bytes(), &load).prints("3 stored\n");
+    new.run("kv", &["scan", "--json"]).prints(&written.stdout);
+    new.run("kv", &["get", "colour"]).prints("green\n");
+
+    let broken = b"{\"key\":\"colour\",\"value\":\"red\"}\n\nsize\t5\n";
+    run_with(broken, &load).complains(2, &["line 3 of stdin", "the 1 before it"]);
+    new.run("kv", &["get", "colour"]).prints("red\n");
+}
+
+#[test]
 fn the_status_is_a_table_or_json() {
     let config = ConfigFile::new();
     let mut replicas = config.group();

@@ -156,10 +156,10 @@ fn what_cannot_be_done_is_told_before_anything_is_sent() {
 fn a_group_that_is_not_there_is_unreachable() {
     let config = ConfigFile::new();
     let address = format!("127.0.0.1:{}", config.port);
-    for action in [&["get", "k"][..], &["put", "k", "v"], &["scan"]] {
+    for action in [&["get", "k"][..], &["put", "k", "v"], &["scan"], &["load"]] {
         let ended = config.run("kv", &[&["--timeout", "300ms"], action].concat());
         ended.complains(3, &["no answer within 300ms", &address]);
-        let is_write = action[0] == "put";
+        let is_write = matches!(action[0], "put" | "load");
         let says = ended.stderr.contains("nothing was executed");
         assert_eq!(says, is_write, "{ended:?}");
     }
