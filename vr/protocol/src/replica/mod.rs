@@ -113,6 +113,8 @@ pub struct Replica {
     ack_due: bool,
     /// Entries of our view that came too early.
     early: BTreeMap<OpNumber, Entry>,
+    /// What was heard to be committed in our view while its log was not here.
+    commit_early: OpNumber,
 
     votes: Votes,
     /// New primary: what each replica brings into the view.
@@ -183,6 +185,7 @@ impl Replica {
             late: ReplicaSet::EMPTY,
             ack_due: false,
             early: BTreeMap::new(),
+            commit_early: OpNumber::ZERO,
             votes: Votes::default(),
             brought: BTreeMap::new(),
             start_view_asked: false,

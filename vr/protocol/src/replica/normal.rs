@@ -210,6 +210,7 @@ impl Replica {
             return Progress::NONE;
         };
         if self.status != Status::Normal {
+            self.commit_early = self.commit_early.max(commit);
             self.keep_early(entries);
             return progress;
         }
@@ -231,6 +232,7 @@ impl Replica {
             return Progress::NONE;
         };
         if self.status != Status::Normal {
+            self.commit_early = self.commit_early.max(commit.commit);
             return progress;
         }
         self.ack_due = true;

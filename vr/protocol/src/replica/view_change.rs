@@ -189,6 +189,7 @@ impl Replica {
         self.start_view_asked = false;
         self.transfer = None;
         self.early.clear();
+        self.commit_early = OpNumber::ZERO;
         self.ack_due = false;
         self.abdicating = false;
         self.late = ReplicaSet::EMPTY;
@@ -398,7 +399,9 @@ impl Replica {
         self.ack_due = true;
         self.apply_own(effects);
         self.take_early();
-        let heard = self.commit_heard;
+        // Entries that came early were sent because of this: without it more may seem to be
+        // uncommitted than the window allows, and go into a further view change.
+        let heard = self.commit_heard.max(self.commit_early);
         let progress = self.raise_commit(heard, effects) | self.fill_gap(effects);
         self.began_normal(before) | progress
     }

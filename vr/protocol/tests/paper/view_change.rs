@@ -192,3 +192,55 @@ fn a_late_comer_is_answered_once_a_turn() {
     let start = start(1, tail(root, 0, &[]));
     assert_eq!(primary.said(), [(Some(ReplicaId(0)), start)]);
 }
+
+/// §4.2, step 5: what the primary says to be committed while the log is fetched is not forgotten.
+/// A window bounds what is uncommitted, of what a replica brings into the next view, too.
+#[test]
+fn s4_2_5_what_is_committed_meanwhile_is_known_with_the_log() {
+    let mut backup = Bench::of(2, 3);
+    let root = root(&backup);
+    let entries = chain(1, 0, root, 3);
+    skip(backup.hear(1, start(1, tail(root, 0, &entries[..2]))));
+    let said = backup.said();
+    let [(Some(ReplicaId(1)), Message::GetState(get))] = said.as_slice() else {
+        panic!("the log is fetched: {said:?}");
+    };
+    skip(backup.hear(1, prepare(1, &entries[2..], 1)));
+    skip(backup.hear(1, commit(1, 2)));
+    let new = NewState {
+        view: View(1),
+        nonce: get.nonce,
+        entries: entries[..2].to_vec(),
+        op: OpNumber(3),
+        commit: OpNumber(0),
+    };
+    skip(backup.hear(1, Message::NewState(new)));
+    assert_eq!(backup.replica.role(), Role::Backup);
+    let known = (backup.replica.op(), backup.replica.commit());
+    assert_eq!(known, (OpNumber(3), OpNumber(2)));
+}
+
+/// §4.2: but of the log of a view that was left it says nothing.
+#[test]
+fn s4_2_5_what_is_committed_in_a_view_that_was_left_is_forgotten() {
+    let mut backup = Bench::of(2, 5);
+    let root = root(&backup);
+    let (old, new) = (chain(1, 0, root, 2), chain(1, 0, root, 3));
+    skip(backup.hear(1, start(1, tail(root, 0, &old))));
+    skip(backup.hear(1, commit(1, 2)));
+    skip(backup.hear(3, start(3, tail(root, 0, &new))));
+    let said = backup.said();
+    let Some((Some(ReplicaId(3)), Message::GetState(get))) = said.last() else {
+        panic!("the log is fetched: {said:?}");
+    };
+    let page = NewState {
+        view: View(3),
+        nonce: get.nonce,
+        entries: new,
+        op: OpNumber(3),
+        commit: OpNumber(0),
+    };
+    skip(backup.hear(3, Message::NewState(page)));
+    let known = (backup.replica.op(), backup.replica.commit());
+    assert_eq!(known, (OpNumber(3), OpNumber(0)));
+}
