@@ -105,7 +105,7 @@ const NEAR: u64 = 60;
 /// more, shows the bug. So the seeds change with the protocol, and stay low.
 const KNOWN: &[(Planted, u64)] = &[
     (Planted::Decision(Bug::NonceIgnored), 115),
-    (Planted::Decision(Bug::AckWithoutChecksum), 116),
+    (Planted::Decision(Bug::AckWithoutChecksum), 1051),
     (Planted::Decision(Bug::JoinOnOneVote), 61),
     (Planted::Decision(Bug::NoResendOfPrepares), 72),
     (Planted::Decision(Bug::RecoveryNonceIgnored), 160),

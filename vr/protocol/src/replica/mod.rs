@@ -119,6 +119,8 @@ pub struct Replica {
     votes: Votes,
     /// New primary: what each replica brings into the view.
     brought: BTreeMap<ReplicaId, Brought>,
+    /// Between views: the primary of ours has said that it has lost its memory.
+    primary_recovers: bool,
     /// The primary of our view was asked for a StartView.
     start_view_asked: bool,
     nonces: Nonces,
@@ -188,6 +190,7 @@ impl Replica {
             commit_early: OpNumber::ZERO,
             votes: Votes::default(),
             brought: BTreeMap::new(),
+            primary_recovers: false,
             start_view_asked: false,
             nonces: Nonces::new(incarnation),
             transfer: None,

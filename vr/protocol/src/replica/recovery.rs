@@ -291,10 +291,26 @@ impl Replica {
             return self.join(view, effects);
         }
         if self.status != Status::Normal && !self.has(Bug::RecoveryAnsweredBetweenViews) {
-            return self.ignore(Ignored::NotNormal);
+            let progress = self.look_past(from, effects);
+            return progress | self.ignore(Ignored::NotNormal);
         }
         self.asked_by.insert(from, nonce);
         Progress::NONE
+    }
+
+    /// If the one that is to lead our view has lost its memory, the view cannot start: that is got
+    /// from a view that runs. To wait would take as long as views are given, which is seconds after
+    /// some have failed. Only who says it twice is believed: once it may be a late word of a life
+    /// that has ended.
+    fn look_past(&mut self, from: ReplicaId, effects: &mut Effects) -> Progress {
+        if from != self.primary() || self.votes.of(self.id).is_some() {
+            return Progress::NONE;
+        }
+        if !self.primary_recovers {
+            self.primary_recovers = true;
+            return Progress::NONE;
+        }
+        self.vote(effects)
     }
 
     pub(super) fn flush_recovery_responses(&mut self, effects: &mut Effects) {

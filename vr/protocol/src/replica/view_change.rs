@@ -186,6 +186,7 @@ impl Replica {
         self.votes.forget_up_to(view);
         self.votes.withdraw(self.id);
         self.brought.clear();
+        self.primary_recovers = false;
         self.start_view_asked = false;
         self.transfer = None;
         self.early.clear();

@@ -4,8 +4,8 @@ use super::bench::{
     Bench, FITTED, brings, chain, commit, fit, prepare, root, skip, start, tail, wish,
 };
 use viewring_protocol::{
-    Effects, Ignored, Message, NewState, OpNumber, PrepareOk, Progress, Replica, ReplicaId, Role,
-    Status, View,
+    Effects, Ignored, Message, NewState, Nonce, OpNumber, PrepareOk, Progress, Recovery, Replica,
+    ReplicaId, Role, Status, View,
 };
 
 /// §4.2, step 1, corrected: a replica leaves its view when a quorum wants to, not alone.
@@ -243,4 +243,32 @@ fn s4_2_5_what_is_committed_in_a_view_that_was_left_is_forgotten() {
     skip(backup.hear(3, Message::NewState(page)));
     let known = (backup.replica.op(), backup.replica.commit());
     assert_eq!(known, (OpNumber(3), OpNumber(0)));
+}
+
+/// §4.2, §4.3: who has lost its memory cannot lead before another has: a view that it is to lead is
+/// not waited for. One word of it may be that of a life that has ended.
+#[test]
+fn s4_3_a_view_of_who_has_lost_its_memory_is_not_waited_for() {
+    let mut replica = Bench::of(2, 5);
+    for from in [3, 4] {
+        skip(replica.hear(from, wish(1, true)));
+    }
+    assert_eq!(replica.replica.role(), Role::ViewChange);
+    replica.said();
+    let recovery = || {
+        Message::Recovery(Recovery {
+            view: View(0),
+            root: FITTED,
+            nonce: Nonce(5),
+        })
+    };
+    let mut votes = |from| {
+        skip(replica.hear(from, recovery()));
+        let said = replica.said();
+        said.contains(&(None, wish(2, false)))
+    };
+    assert!(!votes(0) && !votes(0), "it is not to lead");
+    assert!(!votes(1), "once");
+    assert!(votes(1));
+    assert!(!votes(1), "it has voted");
 }
