@@ -38,6 +38,7 @@
 //! | 104 | 3984 | zero |
 //! | 4088 | 8 | XXH3 of the 4088 bytes before |
 
+use std::fmt::Display;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -107,8 +108,10 @@ pub enum ViewFileError {
     /// This replica has written it, in another cluster.
     #[error(
         "{} is of cluster {cluster}, and this configuration is of cluster {ours}: was it made \
-         anew?",
-        path.display()
+         anew? If so, and nothing of the old group is wanted, remove the directory {}, and that of \
+         every other replica",
+        path.display(),
+        directory(path)
     )]
     OfAnotherCluster {
         /// The file.
@@ -126,6 +129,11 @@ pub enum ViewFileError {
         /// Its version.
         version: u32,
     },
+}
+
+/// That which holds the file.
+fn directory(file: &Path) -> impl Display {
+    file.parent().unwrap_or(file).display()
 }
 
 /// What is wrong with bytes that are whole.
@@ -460,7 +468,8 @@ mod tests {
         let fault = decode(&slot(4, 9), Owner { cluster, ..owner() });
         let text = fault.expect_err("not theirs").at("d/view".into());
         let expected = "d/view is of cluster 7, and this configuration is of cluster 8: was it \
-                        made anew?";
+                        made anew? If so, and nothing of the old group is wanted, remove the \
+                        directory d, and that of every other replica";
         assert_eq!(text.to_string(), expected);
     }
 
