@@ -105,10 +105,10 @@ impl fmt::Display for WaitingReason {
             ),
             Self::GroupRunsWithoutMe { view } => write!(
                 f,
-                "the group runs (view {view}) and this replica was restarted without its memory: \
-                 it cannot take part, as one that has kept a data directory could. There is no way \
-                 back into this group yet: while it runs, write its state out, and begin a new \
-                 group with that"
+                "a member says that the group was formed before (view {view}), and this replica \
+                 was restarted without its memory: it cannot take part, as one that has kept a \
+                 data directory could. There is no way back into this group yet: while it serves, \
+                 write its state out, and begin a new group with that"
             ),
             Self::Recovering { answered, needed } => write!(
                 f,
@@ -501,6 +501,12 @@ mod tests {
         assert_eq!(
             reason,
             Some(WaitingReason::GroupRunsWithoutMe { view: View(4) })
+        );
+        let text = reason.expect("it waits").to_string();
+        assert!(text.starts_with("a member says that the group was formed before (view 4)"));
+        assert!(
+            !text.contains("runs"),
+            "one was heard, and no quorum: {text}"
         );
     }
 }
