@@ -196,6 +196,7 @@ impl Settings {
             if replicas.contains(&addr) {
                 return Err(format!("{line}: two replicas have the address {addr}"));
             }
+            of_one_family(&replicas, addr).map_err(|reason| format!("{line}: {reason}"))?;
             replicas.push(addr);
         }
         let count = u8::try_from(replicas.len()).unwrap_or(u8::MAX);
@@ -428,6 +429,17 @@ pub(crate) fn replica_at(text: &str) -> Result<SocketAddr, String> {
         .map_err(|fault| format!("\"{text}\" {fault}"))
 }
 
+/// One socket sends to IPv4 or to IPv6: `addr` is of the same as those before it.
+pub(crate) fn of_one_family(before: &[SocketAddr], addr: SocketAddr) -> Result<(), String> {
+    match before.first() {
+        Some(first) if first.is_ipv4() != addr.is_ipv4() => Err(format!(
+            "{first} and {addr} cannot reach one another: replicas have IPv4 addresses, or all \
+             have IPv6"
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// An address that others can send to.
 pub(crate) fn reachable(ip: IpAddr) -> Result<IpAddr, &'static str> {
     if ip.to_canonical().is_unspecified() {
@@ -485,7 +497,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_with_its_line() {
-        let cases: [(String, &str); 14] = [
+        let cases: [(String, &str); 15] = [
             (
                 THREE.replace("cluster", "clutser"),
                 "2: unknown field `clutser`",
@@ -525,6 +537,10 @@ mod tests {
             (
                 THREE.replace("7001", "7000"),
                 "3: two replicas have the address 127.0.0.1:7000",
+            ),
+            (
+                THREE.replace("127.0.0.1:7002", "[::1]:7002"),
+                "3: 127.0.0.1:7000 and [::1]:7002 cannot reach one another",
             ),
             (
                 THREE.replace(", \"127.0.0.1:7002\"", ""),

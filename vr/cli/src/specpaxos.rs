@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use clap::ValueEnum;
 use viewring::specpaxos::Dialect;
 
-use crate::settings::{replica_at, resolve};
+use crate::settings::{of_one_family, replica_at, resolve};
 
 /// What clients speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -147,6 +147,8 @@ impl File {
                 if self.replicas.iter().any(|&(_, known)| known == addr) {
                     return Err(format!("two replicas have the address {addr}"));
                 }
+                let before: Vec<SocketAddr> = self.replicas.iter().map(|&(_, at)| at).collect();
+                of_one_family(&before, addr)?;
                 self.replicas.push((argument.to_ascii_lowercase(), addr));
             }
             Directive::Multicast => {
@@ -260,7 +262,7 @@ f 1
 REPLICA 127.0.0.1:12345
 replica\t127.0.0.1:12346 what follows is ignored
  \t
-Replica localhost:12347
+Replica 127.0.0.1:12347
 ";
 
     #[test]
@@ -273,8 +275,9 @@ Replica localhost:12347
             [0, 1, 2].map(port),
             [(12345, 13345), (12346, 13346), (12347, 13347)]
         );
-        assert!(group.replicas[2].ip().is_loopback());
         assert_eq!(group.doors.all, None);
+        let alone = parse("f 0\nreplica localhost:12345").expect("a name is looked up");
+        assert!(alone.replicas[0].ip().is_loopback());
     }
 
     #[test]
@@ -285,10 +288,9 @@ Replica localhost:12347
             "10.0.0.3:9",
             "255.255.255.255:9",
         ] {
-            let text = THREE.replace("localhost", "127.0.0.1");
-            let group = parse(&format!("Multicast {many} as it is\n{text}")).expect("it is right");
+            let group = parse(&format!("Multicast {many} as it is\n{THREE}")).expect("it is right");
             assert_eq!(group.doors.all, many.parse().ok());
-            let without = parse(&text).expect("it is right");
+            let without = parse(THREE).expect("it is right");
             assert_eq!(group.cluster, without.cluster);
             assert_eq!(group.replicas, without.replicas);
         }
@@ -331,6 +333,10 @@ Replica localhost:12347
             (
                 "f 1\nreplica 127.0.0.1:5\nreplica 127.0.0.1:5",
                 "3: two replicas have the address 127.0.0.1:5",
+            ),
+            (
+                "f 1\nreplica [::1]:5\nreplica 127.0.0.1:6",
+                "3: [::1]:5 and 127.0.0.1:6 cannot reach one another",
             ),
             ("multicast", "1: multicast needs host:port"),
             ("multicast 224.0.0.1", "1: \"224.0.0.1\" is no address"),

@@ -302,6 +302,11 @@ pub(crate) fn group_of(replicas: &[SocketAddr]) -> Result<Configuration, ConfigE
             return Err(ConfigError::SameAddress(*addr));
         }
     }
+    if replicas.iter().any(|addr| addr.is_ipv6()) && replicas.iter().any(|addr| addr.is_ipv4()) {
+        return Err(ConfigError::Value(
+            "replicas with addresses of IPv4 and of IPv6: from one socket not both can be reached",
+        ));
+    }
     Ok(group)
 }
 
@@ -341,6 +346,22 @@ mod tests {
             fault(0, &[1, 2, 1]),
             "two replicas have the address 127.0.0.1:1"
         );
+    }
+
+    #[test]
+    fn replicas_that_cannot_reach_one_another_are_refused() {
+        let check = |texts: [&str; 3]| {
+            let replicas = texts.map(|text| text.parse().expect("an address"));
+            NodeConfig::new(1, ReplicaId(0), replicas.to_vec()).check()
+        };
+        assert!(check(["[::1]:1", "[::1]:2", "[::1]:3"]).is_ok());
+        for mixed in [
+            ["[::1]:1", "[::1]:2", "127.0.0.1:3"],
+            ["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"],
+        ] {
+            let error = check(mixed).expect_err("two families").to_string();
+            assert!(error.starts_with("replicas with addresses of IPv4 and of IPv6"));
+        }
     }
 
     #[test]

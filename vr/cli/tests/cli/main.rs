@@ -88,6 +88,10 @@ fn an_address_that_nobody_can_send_to_is_refused() {
     for host in ["0.0.0.0", "::", "::ffff:0.0.0.0"] {
         run(&["config", "--host", host]).complains(2, &["--host", "the others reach"]);
     }
+    let mixed = "cluster = 1\nreplicas = [\n '127.0.0.1:1',\n '127.0.0.1:2',\n '[::1]:3']\n";
+    ConfigFile::of(mixed, 0)
+        .run("status", &[])
+        .complains(2, &["cluster.toml:5", "cannot reach one another"]);
     let anywhere = ConfigFile::of("cluster = 1\nreplicas = ['0.0.0.0:1']\n", 0);
     anywhere
         .run("replica", &["--id", "0"])
