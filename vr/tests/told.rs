@@ -2,6 +2,7 @@
 //! status.
 
 use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -143,6 +144,37 @@ fn a_replica_of_another_cluster_is_named_by_who_hears_it() {
     assert_eq!(status.strangers, [expected]);
     let lines = log.lines_with("datagrams of cluster");
     assert_eq!(lines.len(), 2 * 4, "two pairs, each both ways: {lines:#?}");
+}
+
+#[test]
+fn a_replica_whose_file_has_another_order_is_named_by_who_hears_it() {
+    let log = Log::default();
+    let (told, status) = tracing::subscriber::with_default(log.clone(), || {
+        told_of(|config| {
+            config.replicas.swap(1, 2);
+            config.id = ReplicaId(1);
+        })
+    });
+    assert_eq!(told, [Happening::Stranger { id: 2 }; 2]);
+    let expected = "datagrams of replica 1 come from 10.0.0.3:7000, where our file has replica 2: \
+                    are the files in another order?";
+    assert_eq!(status.strangers, [expected]);
+    assert!(status.dropped.iter().any(|(why, _)| why == "impostor"));
+}
+
+#[test]
+fn a_replica_whose_file_has_more_replicas_names_the_group_that_has_fewer() {
+    let log = Log::default();
+    tracing::subscriber::with_default(log.clone(), || {
+        told_of(|config| {
+            let own = config.replicas[2];
+            let more = [7001, 7002].map(|port| SocketAddr::new(own.ip(), port));
+            config.replicas.extend(more);
+        })
+    });
+    let lines = log.lines_with("is of a group of 3, and our file has 5 replicas");
+    assert_eq!(lines.len(), 2 * 2, "of two, twice each: {lines:#?}");
+    assert!(lines.iter().all(|line| line.starts_with("WARN")));
 }
 
 #[test]

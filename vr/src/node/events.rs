@@ -47,9 +47,9 @@ pub enum Happening {
         /// The commit-number.
         op: u64,
     },
-    /// Another replica of the configuration belongs to another group or cluster, and takes no part
-    /// in this one: [`Status::strangers`](crate::Status) says more. Told again each minute while it
-    /// goes on.
+    /// Another replica of the configuration belongs to another group or cluster, or has another
+    /// configuration, and takes no part with us: [`Status::strangers`](crate::Status) says more.
+    /// Told again each minute while it goes on.
     Stranger {
         /// That replica.
         id: u8,

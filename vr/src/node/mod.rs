@@ -468,7 +468,7 @@ impl<S: StateMachine> Node<S> {
         }
         match self.replica_at(datum.sender, datum.from) {
             Some(from) => self.hear(from, message),
-            None => self.drop_impostor(),
+            None => self.drop_impostor(datum.sender, datum.from),
         }
     }
 
@@ -477,11 +477,6 @@ impl<S: StateMachine> Node<S> {
     fn replica_at(&self, sender: Sender, addr: SocketAddr) -> Option<ReplicaId> {
         let id = u8::try_from(sender.0).ok().map(ReplicaId)?;
         (self.replicas.get(id.index()) == Some(&addr)).then_some(id)
-    }
-
-    fn drop_impostor(&mut self) -> Progress {
-        self.drops.impostor += 1;
-        Progress::NONE
     }
 
     /// Executes what is committed, then performs all that the protocol wants done, in order.

@@ -154,7 +154,7 @@ impl<S: StateMachine> Node<S> {
     /// A ping is answered with what it carries; an answer is measured.
     pub(super) fn echo(&mut self, datum: &Datum) -> Progress {
         let Some(from) = self.replica_at(datum.sender, datum.from) else {
-            return self.drop_impostor();
+            return self.drop_impostor(datum.sender, datum.from);
         };
         if datum.kind == PONG_KIND {
             let answers = self.round_trips.answered(from, &datum.body, Instant::now());
