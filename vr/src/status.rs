@@ -24,6 +24,9 @@ pub struct Status {
     pub id: u8,
     /// `normal`, `view-change` or `recovering`.
     pub status: String,
+    /// Names the group that it is a member of: the same at all its members, another for each
+    /// group. None: it is a member of none (yet).
+    pub group: Option<u64>,
     /// What it does: `primary`, `backup`, `view-change`, `catching-up` or `recovering`.
     pub role: String,
     /// The view it is in.
@@ -53,8 +56,9 @@ pub struct Status {
     pub restored: u64,
     /// Why it takes no part, if it does not.
     pub waiting: Option<String>,
-    /// Which replicas of the configuration belong to another group or cluster, as far as it has
-    /// noticed within the last minute: a sentence each.
+    /// Which replicas of the configuration belong to another group or cluster, or have another
+    /// configuration, as far as it has noticed within the last minute and nothing has shown since
+    /// that it is over: a sentence each.
     pub strangers: Vec<String>,
     /// What was dropped or ignored, by reason; only what has occurred.
     pub dropped: Vec<(String, u64)>,
@@ -123,6 +127,7 @@ impl Status {
         Self {
             id: core.id().0,
             status: status.to_owned(),
+            group: core.group_checksum().map(|checksum| checksum.0),
             role: role.to_owned(),
             view: core.view().0,
             primary: core.primary().0,
@@ -151,6 +156,9 @@ impl Status {
         };
         line("id", &self.id);
         line("status", &self.status);
+        if let Some(group) = self.group {
+            line("group", &format_args!("{group:016x}"));
+        }
         line("role", &self.role);
         line("view", &self.view);
         line("primary", &self.primary);
@@ -189,6 +197,7 @@ impl Status {
             match name {
                 "id" => id = value.parse().ok(),
                 "status" => value.clone_into(&mut status.status),
+                "group" => status.group = Some(u64::from_str_radix(value, 16).ok()?),
                 "view" => status.view = value.parse().ok()?,
                 "primary" => status.primary = value.parse().ok()?,
                 "op" => status.op = value.parse().ok()?,
@@ -306,6 +315,7 @@ mod tests {
         let status = Status {
             id: 2,
             status: "recovering".into(),
+            group: Some(0x0123_4567_89ab_cdef),
             view: 7,
             primary: 1,
             op: 10,
@@ -335,6 +345,7 @@ mod tests {
             "status normal",
             "id 1",
             "id 1\nstatus n\nop x",
+            "id 1\nstatus n\ngroup x",
         ] {
             assert_eq!(Status::decode(text), None, "{text:?}");
         }

@@ -1,5 +1,7 @@
 //! `viewring status`: ask every replica how it is.
 
+mod whole;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, stdout};
 use std::iter::once;
@@ -28,9 +30,9 @@ Examples:
   viewring status --config cluster.toml --watch      until ctrl-c
   viewring status --config cluster.toml --all --wait 30s      before the next one is restarted
 
-Exit code 0: a quorum answers and is normal, in one view and with its primary; with --all, every
-replica is; or the watch was ended. Exit code 3: that is not so, and without --all the group cannot
-serve.")]
+Exit code 0: a quorum answers and is normal, of one group, in one view and with its primary; with
+--all, every replica is, and none names another that belongs elsewhere; or the watch was ended. Exit
+code 3: that is not so, and without --all the group cannot serve; with --all, stderr says why.")]
 pub(crate) struct Args {
     /// Describes the group.
     #[arg(long, value_name = "FILE", env = "VIEWRING_CONFIG")]
@@ -38,7 +40,8 @@ pub(crate) struct Args {
     /// How long to wait for the replicas.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_positive)]
     timeout: Duration,
-    /// Demand more: that every replica is a normal member of one view. Then one may be restarted.
+    /// Demand more: that every replica is a normal member of one group, in one view, and has
+    /// noticed none, within the last minute, that belongs elsewhere. Then one may be restarted.
     #[arg(long, conflicts_with = "watch")]
     all: bool,
     /// Ask again until that is so, but not once so much time has passed; show the last answers.
@@ -61,22 +64,24 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     if args.watch {
         return exit::block_on(watch(args, &settings));
     }
-    let (report, is_so) = exit::block_on(wait(args, &settings))?;
+    let (report, verdict) = exit::block_on(wait(args, &settings))?;
     report.print(args.json, "")?;
-    Ok(if is_so {
-        Exit::Success
-    } else {
-        Exit::Unreachable
+    Ok(match verdict {
+        Ok(()) => Exit::Success,
+        Err(why) => Failure::unreachable(why.join("\n")).tell(),
     })
 }
 
+/// Whether it is so, and if not, what is to be said of it.
+type Verdict = Result<(), Vec<String>>;
+
 /// As [`ask`], again and again while there is time and it is not so.
-async fn wait(args: &Args, settings: &Settings) -> Result<(Report, bool), Failure> {
+async fn wait(args: &Args, settings: &Settings) -> Result<(Report, Verdict), Failure> {
     let give_up_at = Instant::now() + args.wait.unwrap_or_default();
     loop {
-        let (report, is_so) = ask(args, settings).await?;
-        if is_so || Instant::now() + PAUSE >= give_up_at {
-            return Ok((report, is_so));
+        let (report, verdict) = ask(args, settings).await?;
+        if verdict.is_ok() || Instant::now() + PAUSE >= give_up_at {
+            return Ok((report, verdict));
         }
         sleep(PAUSE).await;
     }
@@ -86,20 +91,24 @@ async fn wait(args: &Args, settings: &Settings) -> Result<(Report, bool), Failur
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the replicas say, and whether enough of them are normal.
-async fn ask(args: &Args, settings: &Settings) -> Result<(Report, bool), Failure> {
+async fn ask(args: &Args, settings: &Settings) -> Result<(Report, Verdict), Failure> {
     let answers = query_status(settings.cluster, &settings.replicas, args.timeout)
         .await
         .map_err(|error| Failure::setup(format_args!("cannot open a socket: {error}")))?;
-    let enough = if args.all {
-        settings.replicas.len()
+    let verdict = if args.all {
+        let why = whole::objections(&answers);
+        if why.is_empty() { Ok(()) } else { Err(why) }
+    } else if whole::normal_in_one_view(&answers) >= settings.quorum() {
+        Ok(())
     } else {
-        settings.quorum()
+        // The table shows it.
+        Err(Vec::new())
     };
-    let is_so = normal_in_one_view(&answers) >= enough;
+    let misfits = whole::misfits(&answers);
     let rows = settings.replicas.iter().zip(answers).enumerate();
     let replicas = rows.map(|(id, (&at, answer))| Row::of(id, at, answer));
     let replicas = replicas.collect();
-    Ok((Report { replicas }, is_so))
+    Ok((Report { replicas, misfits }, verdict))
 }
 
 /// Asks again and again, until a signal comes. A terminal shows the last answers in place; what is
@@ -129,19 +138,11 @@ async fn watch(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
 /// What a terminal understands: to the upper left, and nothing below.
 const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
 
-/// The most replicas that are normal in the same view, whose primary is one of them.
-fn normal_in_one_view(answers: &[Option<Status>]) -> usize {
-    let answers = answers.iter().flatten();
-    let normal: Vec<_> = answers.filter(|answer| answer.status == "normal").collect();
-    let led = normal.iter().filter(|answer| answer.role == "primary");
-    led.map(|primary| normal.iter().filter(|n| n.view == primary.view).count())
-        .max()
-        .unwrap_or(0)
-}
-
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Report {
     replicas: Vec<Row>,
+    /// Which of them belong elsewhere, by what they say of themselves.
+    misfits: Vec<String>,
 }
 
 /// One replica. What it alone could tell is null if it did not answer.
@@ -151,6 +152,8 @@ struct Row {
     address: SocketAddr,
     reachable: bool,
     status: Option<String>,
+    /// In hexadecimal: more than the whole numbers of most readers of JSON.
+    group: Option<String>,
     role: Option<String>,
     view: Option<u64>,
     primary: Option<u8>,
@@ -189,6 +192,10 @@ impl Row {
             address,
             reachable,
             status: answer.as_ref().map(|status| status.status.clone()),
+            group: answer
+                .as_ref()
+                .and_then(|status| status.group)
+                .map(|group| format!("{group:016x}")),
             role: answer.as_ref().map(|status| status.role.clone()),
             view: answer.as_ref().map(|status| status.view),
             primary: answer.as_ref().map(|status| status.primary),
@@ -219,14 +226,15 @@ impl Report {
         output::write(format!("{before}{table}{waits}{strangers}{reasons}").as_bytes())
     }
 
-    /// Who belongs elsewhere, as others say.
+    /// Who belongs elsewhere, by what it says itself, and as others say.
     fn strangers(&self) -> String {
         let said = |row: &Row| {
             let lines = row.strangers.iter();
             let lines = lines.map(|what| format!("\nreplica {} says: {what}\n", row.id));
             lines.collect::<String>()
         };
-        self.replicas.iter().map(said).collect()
+        let misfits = self.misfits.iter().map(|what| format!("\n{what}\n"));
+        misfits.chain(self.replicas.iter().map(said)).collect()
     }
 
     /// What replicas wait for: a line for each reason, behind those that give it.
@@ -326,24 +334,6 @@ mod tests {
     }
 
     #[test]
-    fn a_quorum_is_normal_in_one_view_and_has_its_primary() {
-        let recovering = || answer("recovering", 1);
-        let backup = |view| answer("normal", view);
-        let primary = |view| {
-            let mut primary = answer("normal", view).expect("an answer");
-            primary.role = "primary".into();
-            Some(primary)
-        };
-        let count = normal_in_one_view;
-        assert_eq!(count(&[backup(1), primary(1), recovering()]), 2);
-        assert_eq!(count(&[backup(2), primary(1), None]), 1);
-        assert_eq!(count(&[backup(2), primary(1), primary(2)]), 2);
-        assert_eq!(count(&[backup(1), None, backup(1)]), 0, "it is lost");
-        assert_eq!(count(&[backup(2), primary(1), backup(2)]), 1);
-        assert_eq!(count(&[None, None, None]), 0);
-    }
-
-    #[test]
     fn a_replica_that_does_not_answer_is_shown() {
         let addr = ([127, 0, 0, 1], 7000).into();
         let report = Report {
@@ -351,6 +341,7 @@ mod tests {
                 Row::of(0, addr, answer("normal", 3)),
                 Row::of(1, addr, None),
             ],
+            ..Report::default()
         };
         assert_eq!(
             report.table(),
@@ -380,6 +371,7 @@ mod tests {
                 Row::of(3, addr, answer("normal", 3)),
                 Row::of(4, addr, None),
             ],
+            ..Report::default()
         };
         assert_eq!(
             report.waits(),
@@ -393,8 +385,10 @@ mod tests {
         says.strangers = vec!["replica 2 is of another group".into()];
         let addr = ([127, 0, 0, 1], 7000).into();
         let replicas = vec![Row::of(0, addr, Some(says)), Row::of(2, addr, None)];
-        let said = "\nreplica 0 says: replica 2 is of another group\n";
-        assert_eq!(Report { replicas }.strangers(), said);
+        let misfits = vec!["replica 3 is at home elsewhere".into()];
+        let said = "\nreplica 3 is at home elsewhere\n\nreplica 0 says: replica 2 is of another \
+                    group\n";
+        assert_eq!(Report { replicas, misfits }.strangers(), said);
     }
 
     #[test]
@@ -404,6 +398,7 @@ mod tests {
         chatty.dropped = vec![("busy".into(), 7), ("old view".into(), 12)];
         let report = Report {
             replicas: vec![Row::of(0, addr, Some(chatty)), Row::of(1, addr, None)],
+            ..Report::default()
         };
         assert_eq!(
             report.reasons(),

@@ -166,6 +166,8 @@ fn replicas_that_are_restarted_one_by_one_lose_nothing() {
         let wait = ["--all", "--wait", "300ms", "--timeout", "200ms"];
         let status = config.run("status", &wait);
         assert_eq!(status.code, Some(3), "{id} is missing: {status:?}");
+        let why = format!("viewring: replica {id} does not answer\n");
+        assert_eq!(status.stderr, why, "{status:?}");
         let heads = status.stdout.matches("id  address").count();
         assert_eq!(heads, 1, "only the last: {status:?}");
         *replica = config.start("replica", &["--id", &id.to_string()]);
@@ -174,6 +176,37 @@ fn replicas_that_are_restarted_one_by_one_lose_nothing() {
         assert_eq!(count(&status.json(), "normal"), 3, "{status:?}");
     }
     config.run("kv", &["get", "kept"]).prints("1\n");
+}
+
+#[test]
+fn no_replica_may_be_restarted_while_one_is_of_another_group() {
+    let config = ConfigFile::new();
+    let text = std::fs::read_to_string(config.path()).expect("it was written");
+    let other = text.replace("# max_clients = 65536", "max_clients = 100");
+    assert_ne!(text, other);
+    let other = ConfigFile::of(&other, config.port);
+    let data = format!("{}/data/2", config.folder().display());
+    let here = ["--id", "2", "--data", &data];
+    let _ours = [config.replica(0), config.replica(1)];
+    let mut strange = other.start("replica", &here);
+    config.status_until("all are normal", |status| count(status, "normal") == 3);
+    config.run("kv", &["put", "kept", "1"]).prints("");
+    let why = "replica 2 belongs to another group: mend its configuration before any replica is \
+               restarted";
+    let status = config.run("status", &["--all"]);
+    assert_eq!(status.code, Some(3), "{status:?}");
+    assert_eq!(status.stderr, format!("viewring: {why}\n"), "{status:?}");
+    let status = config.run("status", &[]);
+    assert_eq!((status.code, &*status.stderr), (Some(0), ""), "a quorum is");
+    assert!(status.stdout.contains(why), "{status:?}");
+    // With the file of the others it is one of them, and at once.
+    strange.kill();
+    let _mended = config.start("replica", &here);
+    let status = config.run("status", &["--all", "--wait", "20s", "--json"]);
+    assert_eq!((status.code, &*status.stderr), (Some(0), ""), "{status:?}");
+    let replicas = &status.json()["replicas"];
+    assert!(replicas[2]["group"].is_string(), "{replicas}");
+    assert_eq!(replicas[0]["group"], replicas[2]["group"], "{replicas}");
 }
 
 #[test]
