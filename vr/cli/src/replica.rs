@@ -91,9 +91,9 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let capabilities = uring.capabilities();
     let runtime = Runtime::new(uring, settings.runtime(args.spin));
     match args.app {
-        App::Kv => runtime.block_on(serve(nodes, Kv::default, &settings, capabilities)),
-        App::Null => runtime.block_on(serve(nodes, || Null, &settings, capabilities)),
-        App::Time => runtime.block_on(serve(nodes, Time::default, &settings, capabilities)),
+        App::Kv => runtime.block_on(serve(nodes, Kv::default, &settings, args, capabilities)),
+        App::Null => runtime.block_on(serve(nodes, || Null, &settings, args, capabilities)),
+        App::Time => runtime.block_on(serve(nodes, Time::default, &settings, args, capabilities)),
     }
 }
 
@@ -122,13 +122,14 @@ async fn serve<S: StateMachine>(
     nodes: Vec<NodeConfig>,
     state_machine: impl Fn() -> S,
     settings: &Settings,
+    args: &Args,
     capabilities: Capabilities,
 ) -> Result<Exit, Failure> {
     // From here on a signal is heard, also while a port is waited for.
     let asked = pin!(signal::shutdown());
     let replicas = nodes
         .into_iter()
-        .map(|node| Box::pin(live(node, state_machine(), settings, capabilities)));
+        .map(|node| Box::pin(live(node, state_machine(), settings, args, capabilities)));
     match select(asked, try_join_all(replicas)).await {
         Either::Left((asked, _)) => {
             asked.map_err(|error| {
@@ -149,14 +150,32 @@ async fn live(
     config: NodeConfig,
     state_machine: impl StateMachine,
     settings: &Settings,
+    args: &Args,
     capabilities: Capabilities,
 ) -> Result<Never, Failure> {
     let (id, addr) = (config.id.0, config.replicas[config.id.index()]);
+    let may_come_back = args.all || config.data.is_some();
     let mut node = Node::bind(config, state_machine)
         .await
         .map_err(|error| settings.fault(error))?;
+    if !may_come_back {
+        warn_of_no_memory(settings, id);
+    }
     tracing::info!(replica = id, %addr, "listening; {capabilities}");
     node.run()
         .await
         .map_err(|error| Failure::setup(format_args!("replica {id} has failed: {error}")))
+}
+
+/// It works well until the replica is restarted: who learns it then has learned it too late.
+fn warn_of_no_memory(settings: &Settings, id: u8) {
+    let in_the_file = match settings.doors {
+        Some(_) => "",
+        None => "`data = \"data\"` in the configuration file, or ",
+    };
+    tracing::warn!(
+        replica = id,
+        "no data directory: once this replica has stopped it has lost its memory, and its group \
+         does not take it back. Give it one: {in_the_file}--data DIR"
+    );
 }

@@ -103,6 +103,34 @@ fn an_address_that_nobody_can_send_to_is_refused() {
 }
 
 #[test]
+fn a_replica_that_could_not_come_back_says_so_at_its_start() {
+    let said = "no data directory: once this replica has stopped it has lost its memory";
+    let with = ConfigFile::new();
+    let text = std::fs::read_to_string(with.path()).expect("it was written");
+    let without = ConfigFile::of(&text.replace("data = ", "# data = "), with.port);
+    let of_specpaxos = ConfigFile::of_specpaxos();
+    let dir = format!("{}/d", with.folder().display());
+    let (one, all) = (["--id", "0"], ["--all"]);
+    let in_dir = ["--id", "0", "--data", &dir];
+    let cures = "Give it one: `data = \"data\"` in the configuration file, or --data DIR";
+    for (config, args, cure) in [
+        (&without, &one[..], Some(cures)),
+        (&of_specpaxos, &one, Some("Give it one: --data DIR")),
+        (&without, &in_dir, None),
+        (&without, &all, None),
+        (&with, &one, None),
+    ] {
+        let mut replica = config.start("replica", args);
+        replica.says("listening");
+        replica.signal("-TERM");
+        let ended = replica.ended();
+        let has_said = ended.stderr.contains(said);
+        assert_eq!(has_said, cure.is_some(), "{args:?}: {ended:?}");
+        assert!(ended.stderr.contains(cure.unwrap_or_default()), "{ended:?}");
+    }
+}
+
+#[test]
 fn an_unknown_replica_and_a_taken_port_are_told() {
     let config = ConfigFile::new();
     config
