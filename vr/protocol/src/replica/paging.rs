@@ -42,14 +42,24 @@ impl Paging {
         }
     }
 
-    /// As long as how many pages an answer of this replica may be.
+    /// As long as how many pages an answer of this replica is asked for.
     pub(super) fn pages(&self, of: ReplicaId) -> u8 {
-        self.now.min(self.most[of.index()])
+        self.now.min(self.most(of))
+    }
+
+    /// As long as how many pages it may be: how far away this one is.
+    pub(super) fn most(&self, of: ReplicaId) -> u8 {
+        self.most[of.index()]
+    }
+
+    /// The same of the farthest.
+    pub(super) fn most_of_all(&self) -> u8 {
+        self.most.into_iter().max().unwrap_or(1)
     }
 
     /// The answer of this replica has come. If it could not be any longer, that says nothing.
     pub(super) fn answered(&mut self, by: ReplicaId) {
-        let most = self.most[by.index()];
+        let most = self.most(by);
         if self.now > most {
             return;
         }

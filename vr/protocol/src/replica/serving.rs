@@ -6,7 +6,7 @@
 //! one is fetching is kept for as long as it goes on asking: the checkpoint that was offered, one
 //! for all, and the log behind it.
 
-use super::paging::PAGES_MAX;
+use super::paging::{PAGES_MAX, Paging};
 use super::{Replica, Role};
 use crate::checkpoint::{Checkpoint, Summary};
 use crate::counters::Ignored;
@@ -69,9 +69,10 @@ struct Reader {
 
 /// Less would be less than what goes with it.
 const PIECE_BYTES_MIN: usize = 64;
-/// Who has not asked during so many refills does not fetch any more. These are seconds: from far
-/// away one question comes in a round trip.
-const IDLE_REFILLS_MAX: u32 = 48;
+/// Who has not asked during so many refills does not fetch any more. From far away one question
+/// comes in a round trip, and takes up to four times as many.
+const IDLE_REFILLS_MAX: u32 = 12;
+const IDLE_FACTOR_MAX: u8 = 4;
 /// An answer of several pages has no more bytes, so that it fits a message.
 const ANSWER_BYTES_MAX: usize = 512 * 1024;
 
@@ -134,16 +135,18 @@ impl Serving {
     }
 
     /// Forgets those who do not ask any more.
-    fn grow_older(&mut self) {
+    fn grow_older(&mut self, paging: &Paging) {
+        let most = |pages: u8| IDLE_REFILLS_MAX * u32::from(pages.min(IDLE_FACTOR_MAX));
         for reader in self.readers.values_mut() {
             reader.idle += 1;
         }
         self.readers
-            .retain(|_, reader| reader.idle < IDLE_REFILLS_MAX);
+            .retain(|&id, reader| reader.idle < most(paging.most(id)));
         if let Some((_, idle)) = &mut self.offered {
             *idle += 1;
         }
-        self.offered.take_if(|(_, idle)| *idle >= IDLE_REFILLS_MAX);
+        let farthest = most(paging.most_of_all());
+        self.offered.take_if(|(_, idle)| *idle >= farthest);
     }
 }
 
@@ -153,7 +156,7 @@ impl Replica {
     pub fn refill(&mut self, effects: &mut Effects) {
         self.invariants();
         self.serving.refill(self.options.transfer_budget_bytes);
-        self.serving.grow_older();
+        self.serving.grow_older(&self.paging);
         while self.serving.left > 0 {
             let waiting = &mut self.serving.waiting;
             let after = waiting.keys().copied().find(|id| *id > self.serving.last);
