@@ -6,66 +6,13 @@ use std::time::Duration;
 
 use viewring::Null;
 use viewring::cluster::{Cluster, ClusterConfig, Planted, WaitBug};
+use viewring::protocol::ReplicaId;
 use viewring::protocol::wire::kind;
-use viewring_runtime::sim::{Delay, NodeId, Verdict};
+use viewring_runtime::sim::{Delay, NodeId, Packet, RuleGuard, Verdict};
 
 const TRIP: Duration = Duration::from_millis(150);
 /// So many operations are missed, of a thousand bytes each.
 const MISSED: u64 = 300;
-
-/// How many questions a replica asks that has missed them, until it has them all.
-fn questions(bug: Option<Planted>) -> u32 {
-    let mut config = ClusterConfig::new(3);
-    config.checkpoints.page_bytes = 10_000;
-    config.bug = bug;
-    let mut cluster = Cluster::new(7, config, || Null);
-    cluster.form();
-    cluster
-        .world
-        .update_links(|link| link.delay = Delay::fixed(TRIP));
-    // Round trips are measured.
-    cluster.world.run_for(Duration::from_secs(4));
-    let away = cluster.replica_ids().last().expect("three");
-    let node = cluster.node(away);
-    let cut = cluster.world.rule(move |packet| {
-        if packet.to_node() == Some(node) {
-            Verdict::Drop
-        } else {
-            Verdict::Deliver
-        }
-    });
-    cluster.start_client(|client| async move {
-        let mut session = client.session().await.expect("registered");
-        for _ in 0..MISSED {
-            session.call(&[7; 1_000]).await.expect("executed");
-        }
-    });
-    let has_all = move |cluster: &Cluster, of| cluster.checker().borrow().op(of).0 > MISSED;
-    while !has_all(&cluster, cluster.primary().expect("formed")) {
-        cluster.world.run_for(Duration::from_millis(10));
-    }
-    drop(cut);
-    let asked = Rc::<Cell<u32>>::default();
-    let count = Rc::clone(&asked);
-    let _watch = cluster.world.rule(move |packet| {
-        let is_one = packet.payload().get(7) == Some(&kind::GET_STATE);
-        count.set(count.get() + u32::from(is_one));
-        Verdict::Deliver
-    });
-    while !has_all(&cluster, away) {
-        cluster.world.run_for(Duration::from_millis(10));
-    }
-    asked.get()
-}
-
-#[test]
-fn what_is_on_its_way_is_not_asked_for_again() {
-    let pages = 31;
-    let asked = questions(None);
-    assert!(asked < pages / 2, "several pages at once: {asked}");
-    let hurried = questions(Some(Planted::Wait(WaitBug::RoundTripsIgnored)));
-    assert!(hurried > pages * 3, "{hurried}");
-}
 
 /// A group as far apart, that has measured it.
 fn far_apart(config: ClusterConfig, trip: Duration) -> Cluster {
@@ -78,6 +25,12 @@ fn far_apart(config: ClusterConfig, trip: Duration) -> Cluster {
     cluster
 }
 
+/// The replica that misses something, and its node.
+fn away(cluster: &Cluster) -> (ReplicaId, NodeId) {
+    let away = cluster.replica_ids().last().expect("three");
+    (away, cluster.node(away))
+}
+
 /// Has a client make so many calls.
 fn call(cluster: &mut Cluster, calls: u64, body: &'static [u8]) -> NodeId {
     cluster.start_client(move |client| async move {
@@ -88,28 +41,81 @@ fn call(cluster: &mut Cluster, calls: u64, body: &'static [u8]) -> NodeId {
     })
 }
 
+/// Drops what comes to `node` and has `is_lost`, until the rule is dropped.
+fn lose(
+    cluster: &mut Cluster,
+    node: NodeId,
+    is_lost: impl Fn(&Packet) -> bool + 'static,
+) -> RuleGuard {
+    cluster.world.rule(move |packet| {
+        if packet.to_node() == Some(node) && is_lost(packet) {
+            Verdict::Drop
+        } else {
+            Verdict::Deliver
+        }
+    })
+}
+
+/// Counts how often `node` asks for entries, until the rule is dropped.
+fn count_questions(cluster: &mut Cluster, node: NodeId) -> (Rc<Cell<u32>>, RuleGuard) {
+    let asked = Rc::<Cell<u32>>::default();
+    let count = Rc::clone(&asked);
+    let watch = cluster.world.rule(move |packet| {
+        let is_one = packet.from_node() == node && is_first(packet, kind::GET_STATE);
+        count.set(count.get() + u32::from(is_one));
+        Verdict::Deliver
+    });
+    (asked, watch)
+}
+
+/// Whether the first frame of a datagram is of this kind.
+fn is_first(packet: &Packet, kind: u8) -> bool {
+    packet.payload().get(7) == Some(&kind)
+}
+
+/// Runs until `replica` has so many entries; so many seconds at most.
+fn run_until_there(cluster: &mut Cluster, replica: ReplicaId, entries: u64, seconds: u64) {
+    let give_up_at = cluster.world.now() + Duration::from_secs(seconds);
+    while cluster.checker().borrow().op(replica).0 < entries {
+        cluster.world.run_for(Duration::from_millis(10));
+        assert!(cluster.world.now() < give_up_at);
+    }
+}
+
+/// How many questions a replica asks that has missed them, until it has them all.
+fn questions(bug: Option<Planted>) -> u32 {
+    let mut config = ClusterConfig::new(3);
+    config.checkpoints.page_bytes = 10_000;
+    config.bug = bug;
+    let mut cluster = far_apart(config, TRIP);
+    let (away, node) = away(&cluster);
+    let cut = lose(&mut cluster, node, |_| true);
+    let _client = call(&mut cluster, MISSED, &[7; 1_000]);
+    let primary = cluster.primary().expect("formed");
+    run_until_there(&mut cluster, primary, MISSED + 1, 600);
+    drop(cut);
+    let (asked, _watch) = count_questions(&mut cluster, node);
+    run_until_there(&mut cluster, away, MISSED + 1, 60);
+    asked.get()
+}
+
+#[test]
+fn what_is_on_its_way_is_not_asked_for_again() {
+    let pages = 31;
+    let asked = questions(None);
+    assert!(asked < pages / 2, "several pages at once: {asked}");
+    let hurried = questions(Some(Planted::Wait(WaitBug::RoundTripsIgnored)));
+    assert!(hurried > pages * 3, "{hurried}");
+}
+
 #[test]
 fn the_patience_with_an_answer_begins_with_its_question() {
     let mut cluster = far_apart(ClusterConfig::new(3), TRIP);
-    let away = cluster.replica_ids().last().expect("three");
-    let node = cluster.node(away);
-    let asked = Rc::<Cell<u32>>::default();
-    let count = Rc::clone(&asked);
-    let _watch = cluster.world.rule(move |packet| {
-        let is_one = packet.payload().get(7) == Some(&kind::GET_STATE);
-        count.set(count.get() + u32::from(is_one && packet.from_node() == node));
-        Verdict::Deliver
-    });
+    let (away, node) = away(&cluster);
+    let (asked, _watch) = count_questions(&mut cluster, node);
     let gaps = 12;
     for gap in 0..gaps {
-        let _cut = cluster.world.rule(move |packet| {
-            let is_one = packet.payload().get(7) == Some(&kind::PREPARE);
-            if is_one && packet.to_node() == Some(node) {
-                Verdict::Drop
-            } else {
-                Verdict::Deliver
-            }
-        });
+        let _cut = lose(&mut cluster, node, |packet| is_first(packet, kind::PREPARE));
         let client = call(&mut cluster, 1, &[7; 100]);
         let a_while = Duration::from_secs(10);
         let done = cluster
@@ -134,22 +140,13 @@ fn the_patience_with_an_answer_begins_with_its_question() {
 /// them: so many bytes get through, and as many per millisecond as `per_ms`.
 fn over_a_narrow_link(queue_bytes: u64, per_ms: u64) -> Duration {
     let mut cluster = far_apart(ClusterConfig::new(3), Duration::from_millis(20));
-    let away = cluster.replica_ids().last().expect("three");
-    let node = cluster.node(away);
-    let cut = cluster.world.rule(move |packet| {
-        if packet.to_node() == Some(node) {
-            Verdict::Drop
-        } else {
-            Verdict::Deliver
-        }
-    });
+    let (away, node) = away(&cluster);
+    let cut = lose(&mut cluster, node, |_| true);
     for _ in 0..10 {
         let _client = call(&mut cluster, MISSED / 10, &[7; 8_000]);
     }
-    let has_all = |cluster: &Cluster, of| cluster.checker().borrow().op(of).0 >= MISSED + 10;
-    while !has_all(&cluster, cluster.primary().expect("formed")) {
-        cluster.world.run_for(Duration::from_millis(10));
-    }
+    let primary = cluster.primary().expect("formed");
+    run_until_there(&mut cluster, primary, MISSED + 10, 60);
     drop(cut);
     let mut free_at = cluster.world.now();
     let _narrow = cluster.world.rule(move |packet| {
@@ -166,10 +163,7 @@ fn over_a_narrow_link(queue_bytes: u64, per_ms: u64) -> Duration {
         Verdict::Delay(free_at - packet.sent_at())
     });
     let began_at = cluster.world.now();
-    while !has_all(&cluster, away) {
-        cluster.world.run_for(Duration::from_millis(10));
-        assert!(cluster.world.now() - began_at < Duration::from_secs(60));
-    }
+    run_until_there(&mut cluster, away, MISSED + 10, 60);
     cluster.world.now() - began_at
 }
 

@@ -196,7 +196,7 @@ impl Settings {
             if replicas.contains(&addr) {
                 return Err(format!("{line}: two replicas have the address {addr}"));
             }
-            of_one_family(&replicas, addr).map_err(|reason| format!("{line}: {reason}"))?;
+            of_one_family(replicas.first(), addr).map_err(|reason| format!("{line}: {reason}"))?;
             replicas.push(addr);
         }
         let count = u8::try_from(replicas.len()).unwrap_or(u8::MAX);
@@ -429,9 +429,9 @@ pub(crate) fn replica_at(text: &str) -> Result<SocketAddr, String> {
         .map_err(|fault| format!("\"{text}\" {fault}"))
 }
 
-/// One socket sends to IPv4 or to IPv6: `addr` is of the same as those before it.
-pub(crate) fn of_one_family(before: &[SocketAddr], addr: SocketAddr) -> Result<(), String> {
-    match before.first() {
+/// One socket sends to IPv4 or to IPv6: `addr` is of the same as the first.
+pub(crate) fn of_one_family(first: Option<&SocketAddr>, addr: SocketAddr) -> Result<(), String> {
+    match first {
         Some(first) if first.is_ipv4() != addr.is_ipv4() => Err(format!(
             "{first} and {addr} cannot reach one another: replicas have IPv4 addresses, or all \
              have IPv6"

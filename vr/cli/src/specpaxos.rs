@@ -147,8 +147,7 @@ impl File {
                 if self.replicas.iter().any(|&(_, known)| known == addr) {
                     return Err(format!("two replicas have the address {addr}"));
                 }
-                let before: Vec<SocketAddr> = self.replicas.iter().map(|&(_, at)| at).collect();
-                of_one_family(&before, addr)?;
+                of_one_family(self.replicas.first().map(|(_, first)| first), addr)?;
                 self.replicas.push((argument.to_ascii_lowercase(), addr));
             }
             Directive::Multicast => {

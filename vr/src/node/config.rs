@@ -310,8 +310,8 @@ pub(crate) fn group_of(replicas: &[SocketAddr]) -> Result<Configuration, ConfigE
     Ok(group)
 }
 
-/// A replica tells of each entry that it does not know to be committed, at worst as many again as
-/// fit into the window, in sixteen bytes; and of all in one message.
+/// A replica tells of each entry that it does not know to be committed, at most a window of them,
+/// in sixteen bytes; and of all in one message, of which that is half.
 const WINDOW_MAX: u64 = 32_000;
 /// More than what goes with an operation, a result or a page in any message.
 const BESIDE_BODY_BYTES: usize = 4096;
